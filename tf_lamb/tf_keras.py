@@ -62,11 +62,22 @@ class LayerwiseOptimizer(LayerwiseUpdate, tf_keras.optimizers.Optimizer):
                 )
         indices = tuple(self._index_dict[self._var_key(variable)] for variable in variables)
         groups = [[_without_autocast(v), *self._slots[index]] for index, v in zip(indices, variables, strict=True)]
-        gradients = [
-            tf.cast(replicas.densify(gradient), _compute_dtype(variable))
-            for gradient, variable in zip(gradients, variables, strict=True)
-        ]
+        gradients = [_prepared(gradient, variable) for gradient, variable in zip(gradients, variables, strict=True)]
         self._replica_update(indices, gradients, groups, self.learning_rate, self.iterations + 1)
+
+    def aggregate_gradients(self, grads_and_vars):
+        """Sums gradients over replicas, in the dtype of the update.
+
+        Args:
+            grads_and_vars: A list of (gradient, variable); a gradient may be None or `tf.IndexedSlices`.
+
+        Returns:
+            The list with the sums in the place of the gradients.
+        """
+        grads_and_vars = list(grads_and_vars)
+        present = [_prepared(gradient, variable) for gradient, variable in grads_and_vars if gradient is not None]
+        sums = iter(replicas.sum_over_replicas(present) if present else [])
+        return [(None if gradient is None else next(sums), variable) for gradient, variable in grads_and_vars]
 
     def _internal_apply_gradients(self, grads_and_vars):
         gradients, variables = zip(*grads_and_vars, strict=True)
@@ -88,10 +99,6 @@ class LayerwiseOptimizer(LayerwiseUpdate, tf_keras.optimizers.Optimizer):
 
     def _clip_gradients(self, grads):
         # The update clips, inside its compiled computation.
-        return grads
-
-    def _deduplicate_sparse_grad(self, grads):
-        # The update sums repeated ids as it makes the gradients dense.
         return grads
 
     def _apply_weight_decay(self, variables):
@@ -173,6 +180,10 @@ class KerasSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self):
         """Returns the serialized schedule."""
         return {"schedule": keras.optimizers.schedules.serialize(self.schedule)}
+
+
+def _prepared(gradient, variable):
+    return tf.cast(replicas.densify(gradient), _compute_dtype(variable))
 
 
 def _without_autocast(variable):

@@ -1,0 +1,138 @@
+"""What a folder of prepared pre-training data holds, and whether it is all there."""
+
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+from pydantic import Field
+
+from bert_config import DataConfig
+from config import ConfigError, Section
+
+MANIFEST_NAME = "manifest.json"
+# Goes up when the same settings and text start to give other examples.
+FORMAT_VERSION = 1
+
+
+class Settings(Section):
+    """All that the content of the files follows from. Equal settings mean equal files."""
+
+    format_version: int
+    data: DataConfig
+    lengths: tuple[tuple[int, int], ...] = Field(description="each distinct [seq_length, max_predictions].")
+    shards: int
+    train_text_sha256: str
+    held_out_text_sha256: str
+
+
+class DataFile(Section):
+    """A file of the folder."""
+
+    name: str = Field(pattern=r"^\w[\w.-]*$")
+    size_bytes: int
+    sha256: str
+
+
+class RecordFile(DataFile):
+    """A file of serialized `tf.train.Example`."""
+
+    split: Literal["train", "held_out"]
+    seq_length: int
+    max_predictions: int
+    examples: int
+
+
+class TokenFrequency(Section):
+    """How often a token occurs in the training text."""
+
+    id: int
+    token: str
+    count: int
+    share: float = Field(description="of all tokens of the training text.")
+
+
+class Manifest(Section):
+    """The content of manifest.json. It is written last: where it is, the other files are complete."""
+
+    settings: Settings
+    vocab_size: int = Field(description="the tokens in the vocabulary, at most settings.data.vocab_size.")
+    vocab_file: DataFile
+    most_frequent_token: TokenFrequency
+    record_files: tuple[RecordFile, ...]
+
+    def select(self, split: Literal["train", "held_out"], seq_length: int) -> list[RecordFile]:
+        """The files of one split and length, in order of their names."""
+        return [file for file in self.record_files if (file.split, file.seq_length) == (split, seq_length)]
+
+
+def load(data_dir: str | Path) -> Manifest:
+    """Reads the manifest of a folder and checks that every file is there with its size.
+
+    Raises:
+        ConfigError: The manifest is missing or unreadable, or a file is missing or has another size.
+    """
+    manifest = read(data_dir)
+    check_files(manifest, data_dir)
+    return manifest
+
+
+def read(data_dir: str | Path) -> Manifest:
+    """Reads the manifest of a folder without a look at the other files."""
+    path = Path(data_dir) / MANIFEST_NAME
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"No prepared data found. Received: {data_dir}. "
+            f"Expected a folder with {MANIFEST_NAME}, as written by tpu/prepare_bert_data.py."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Expected a readable file.") from None
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        raise ConfigError(
+            f"{path} is not a manifest of this version. Received: {where}: {problem['msg']}. "
+            "Expected the file that tpu/prepare_bert_data.py writes."
+        ) from None
+
+
+def is_complete(manifest: Manifest, data_dir: str | Path) -> bool:
+    """Whether every file of the manifest is there with its size."""
+    try:
+        check_files(manifest, data_dir)
+    except ConfigError:
+        return False
+    return True
+
+
+def check_files(manifest: Manifest, data_dir: str | Path) -> None:
+    """Raises a `ConfigError` if a file of the manifest is missing or has another size."""
+    for file in (manifest.vocab_file, *manifest.record_files):
+        path = Path(data_dir) / file.name
+        if not path.is_file():
+            raise ConfigError(f"Prepared data is incomplete. Received: no {path}. Expected {file.size_bytes} bytes.")
+        if path.stat().st_size != file.size_bytes:
+            raise ConfigError(
+                f"Prepared data is damaged. Received: {path} of {path.stat().st_size} bytes. "
+                f"Expected {file.size_bytes} bytes."
+            )
+
+
+def check_covers(manifest: Manifest, stages) -> None:
+    """Raises a `ConfigError` unless there are training and held-out examples for every stage of a run.
+
+    Args:
+        manifest: The manifest of the data.
+        stages: The run's `bert_config.StageConfig`s.
+    """
+    for number, stage in enumerate(stages):
+        wanted = (stage.seq_length, stage.max_predictions)
+        for split in ("train", "held_out"):
+            files = manifest.select(split, stage.seq_length)
+            if not files or {(file.seq_length, file.max_predictions) for file in files} != {wanted}:
+                raise ConfigError(
+                    f"The data has no {split} examples for stages.{number}. "
+                    f"Received: [seq_length, max_predictions] of {[list(pair) for pair in manifest.settings.lengths]}. "
+                    f"Expected: {list(wanted)}; run tpu/prepare_bert_data.py with the same config."
+                )

@@ -1,0 +1,160 @@
+"""Reads a YAML config into a typed model; anything unknown, missing or doubly given is an error."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from atomic_file import atomic_path
+
+CONFIG_NAME = "config.yaml"
+
+
+class ConfigError(ValueError):
+    """A config cannot be used. The message is one sentence fit for a terminal."""
+
+
+class Section(pydantic.BaseModel):
+    """A section of a config: typed, immutable, and strict about unknown fields."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+def load(path: str | Path, schema: type[Config], overrides: list[str] = ()) -> Config:
+    """Reads `path` into `schema`, after setting each `dotted.field=value` of `overrides`.
+
+    Args:
+        path: A YAML 1.2 file.
+        schema: The `Section` that describes the whole file.
+        overrides: For example `["stages.0.steps=10", "optimizer.weight_decay=0"]`. A value is
+            read as YAML; a list is indexed by number.
+
+    Returns:
+        A validated `schema`.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, a field is unknown, given twice, missing or
+            of the wrong type, or an override names no field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"Config file not found. Received: {path}. Expected a YAML file, such as configs/bert/tiny.yaml."
+        )
+    try:
+        tree = _yaml().load(path.read_text(encoding="utf-8")) or {}
+    except YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    for override in overrides:
+        _set(tree, override)
+    try:
+        return schema.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{path}: {_sentence(error, schema)}") from None
+
+
+def dump(config: Section, path: str | Path) -> None:
+    """Writes `config` as YAML; reading it back with `load` gives an equal config."""
+    with Path(path).open("w", encoding="utf-8") as file:
+        _yaml().dump(config.model_dump(mode="json"), file)
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    return yaml
+
+
+def _set(tree: Any, override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"An override needs a field and a value. Received: {override!r}. Expected for example stages.0.steps=10."
+        )
+    *parents, last = name.split(".")
+    node = tree
+    try:
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+        node[int(last) if isinstance(node, list) else last] = _yaml().load(value)
+    except (ValueError, IndexError, TypeError, AttributeError):
+        raise ConfigError(
+            f"An override names no field of the config. Received: {override!r}. "
+            "Expected dotted names, with a number for each entry of a list, for example stages.0.steps=10."
+        ) from None
+
+
+def _sentence(error: pydantic.ValidationError, schema: type[Section]) -> str:
+    problem = error.errors()[0]
+    *parents, last = problem["loc"] or ("",)
+    where = ".".join(str(part) for part in problem["loc"]) or "the config"
+    if problem["type"] == "extra_forbidden":
+        section = _section(schema, parents)
+        fields = ", ".join(section.model_fields) if section else "see the schema"
+        return f"unknown field {where!r}. Expected one of: {fields}."
+    if problem["type"] == "missing":
+        return f"field {where!r} is missing. {_describe(schema, problem['loc'])}".strip()
+    return f"{where!r} is wrong. Received: {problem['input']!r}. {problem['msg']}."
+
+
+def _section(schema: type[Section], parents: list[str | int]) -> type[Section] | None:
+    """The section at a location of the error, through lists."""
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        annotation = schema.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        schema = next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+        if schema is None:
+            return None
+    return schema
+
+
+def _describe(schema: type[Section], location: tuple[str | int, ...]) -> str:
+    section = _section(schema, list(location[:-1]))
+    field = section.model_fields.get(location[-1]) if section else None
+    return f"It is {field.description}" if field is not None and field.description else ""
+
+
+def claim_folder(folder: str | Path, config: Section) -> None:
+    """Makes `folder` the place of a run with `config`, which is written into it as config.yaml.
+
+    Raises:
+        ConfigError: The folder cannot be written, or holds a run with another config.
+    """
+    path = Path(folder) / CONFIG_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _expect_same(load(path, type(config)), config, folder)
+        with atomic_path(path) as unfinished:
+            dump(config, unfinished)
+    except OSError as error:
+        raise ConfigError(
+            f"The folder cannot be written: {error.strerror}. Received: {folder}. Expected a writable folder."
+        ) from None
+
+
+def _expect_same(old: Section, new: Section, folder: str | Path) -> None:
+    old, new = _flat(old.model_dump()), _flat(new.model_dump())
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise ConfigError(
+                f"{folder} holds a run with another config. Received: {name}={new.get(name)!r}, "
+                f"there {old.get(name)!r}. Expected the same config, or another folder."
+            )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    entries = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    flat = {}
+    for key, value in entries:
+        nested = isinstance(value, (dict, list, tuple))
+        flat.update(_flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+    return flat

@@ -1,0 +1,112 @@
+"""The tf.distribute strategy of a run, and what must happen before TensorFlow is imported for it."""
+
+import os
+
+from config import ConfigError
+
+STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
+
+
+def add_arguments(parser):
+    """Adds `--strategy`, `--cpu_replicas` and `--tpu` to an `argparse` parser."""
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default="mirrored",
+        help="where to train: on all GPUs of this machine, or virtual CPU devices without one (mirrored, the default), "
+        "on one device, on the machines of TF_CONFIG (multi_worker), or on a Cloud TPU (tpu)",
+    )
+    parser.add_argument(
+        "--cpu_replicas",
+        type=int,
+        default=2,
+        help="how many virtual CPU devices `mirrored` uses on a machine without GPUs (default: 2)",
+    )
+    parser.add_argument("--tpu", default="local", help="the TPU for `--strategy tpu`: local (default) or its name")
+
+
+def make(strategy, cpu_replicas, tpu):
+    """Builds the strategy; imports TensorFlow.
+
+    Args:
+        strategy: One of `STRATEGIES`.
+        cpu_replicas: How many virtual CPU devices to mirror over where there is no GPU.
+        tpu: `local`, or the name or address of a TPU.
+
+    Returns:
+        A `tf.distribute.Strategy`.
+
+    Raises:
+        ConfigError: The devices that the strategy needs are not there.
+    """
+    if strategy == "tpu":
+        _set_tpu_environment()
+    import tensorflow as tf
+
+    if strategy == "tpu":
+        return _tpu_strategy(tf, tpu)
+    if strategy == "multi_worker":
+        if "TF_CONFIG" not in os.environ:
+            raise ConfigError(
+                "--strategy multi_worker reads the addresses of its machines from the environment variable TF_CONFIG. "
+                "Received: none. Expected for example "
+                '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}.'
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    gpus = tf.config.list_physical_devices("GPU")
+    if strategy == "one_device":
+        return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
+    if gpus:
+        return tf.distribute.MirroredStrategy()
+    if cpu_replicas < 1:
+        raise ConfigError(f"--cpu_replicas must be at least 1. Received: {cpu_replicas}.")
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_replicas)
+    return tf.distribute.MirroredStrategy([f"CPU:{replica}" for replica in range(cpu_replicas)])
+
+
+def per_replica_batch_size(global_batch_size, strategy):
+    """Divides a global batch among the replicas of a strategy.
+
+    Raises:
+        ConfigError: The replicas do not divide the batch.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if global_batch_size % replicas:
+        raise ConfigError(
+            f"A global batch must be a multiple of the replicas. Received: {global_batch_size} sequences = {replicas} "
+            f"replicas x {global_batch_size // replicas} + {global_batch_size % replicas}. "
+            f"Expected for example {(global_batch_size // replicas + 1) * replicas}."
+        )
+    return global_batch_size // replicas
+
+
+def _set_tpu_environment():
+    # The TPU plugin of TensorFlow is chosen when TensorFlow is imported.
+    try:
+        import libtpu
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "--strategy tpu needs libtpu, which comes with the package tensorflow-tpu. Received: no libtpu. "
+            "Expected: a TPU VM with tensorflow-tpu in the place of tensorflow."
+        ) from None
+    os.environ.setdefault("PJRT_DEVICE", "TPU")
+    os.environ.setdefault("NEXT_PLUGGABLE_DEVICE_USE_C_API", "true")
+    os.environ.setdefault("TF_PLUGGABLE_DEVICE_LIBRARY_PATH", libtpu.get_library_path())
+
+
+def _tpu_strategy(tf, tpu):
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu)
+        if tpu != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        topology = tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise ConfigError(
+            f"--strategy tpu found no TPU. Received: --tpu {tpu} ({str(error).splitlines()[0]}). "
+            "Expected: a TPU VM with a free TPU, or the name of one."
+        ) from None
+    assignment = tf.tpu.experimental.DeviceAssignment.build(
+        topology, num_replicas=topology.num_tasks * topology.num_tpus_per_task
+    )
+    return tf.distribute.TPUStrategy(resolver, experimental_device_assignment=assignment)
