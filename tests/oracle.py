@@ -1,4 +1,7 @@
-"""LAMB in NumPy float64, written from the equations of the paper (arXiv 1904.00962v5, algorithm 2). Imports no tf_lamb."""
+"""LAMB in NumPy float64, written from the equations of the paper (arXiv 1904.00962v5, algorithm 2).
+
+It imports nothing of ours.
+"""
 
 import numpy as np
 

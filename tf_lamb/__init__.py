@@ -9,7 +9,7 @@ try:
     import keras  # noqa: F401
 except ModuleNotFoundError as error:
     raise ImportError(
-        f"tf_lamb needs Keras 3 with a backend, and {error.name} is missing. "
+        f"tf_lamb needs Keras 3 with a backend, and {error.name.partition('.')[0]} is missing. "
         "Install one with `pip install tf-lamb[tensorflow]`, or set KERAS_BACKEND to one that is installed."
     ) from None
 

@@ -17,7 +17,7 @@ try:
     from official.modeling.optimization import optimizer_factory
     from official.modeling.optimization.configs import optimization_config, optimizer_config
 except ModuleNotFoundError as error:
-    if error.name != "official":
+    if error.name.partition(".")[0] != "official":
         raise
     raise ImportError(
         "tf_lamb.model_garden needs tf-models-official. Install it with `pip install tf-lamb[models]`, "

@@ -1,5 +1,6 @@
 """Reads a YAML config into a typed model; anything unknown, missing or doubly given is an error."""
 
+import argparse
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,9 @@ from ruamel.yaml.error import YAMLError
 
 from atomic_file import atomic_path
 
+# What the folder of a run holds.
 CONFIG_NAME = "config.yaml"
+CHECKPOINTS = "checkpoints"
 
 
 class ConfigError(ValueError):
@@ -23,6 +26,20 @@ class Section(pydantic.BaseModel):
 
 
 Config = TypeVar("Config", bound=Section)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config_file` and `--set` to a script's command line."""
+    parser.add_argument("--config_file", required=True, help="the YAML config, for example configs/bert/tiny.yaml")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="sets fields of the config, for example --set stages.0.steps=10 run.seed=1",
+    )
 
 
 def load(path: str | Path, schema: type[Config], overrides: list[str] = ()) -> Config:

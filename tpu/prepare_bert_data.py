@@ -27,6 +27,7 @@ from bert_config import DataConfig, PretrainConfig
 from bert_examples import SPECIAL_TOKENS, Document, Example, document_examples, split_sentences
 from bert_manifest import DataFile, Manifest, RecordFile, Settings, TokenFrequency
 from config import ConfigError
+from config import add_arguments as add_config_arguments
 from config import load as load_config
 from wordpiece import tokenize, train_vocabulary
 
@@ -59,13 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="prepare_bert_data", description=__doc__.splitlines()[0])
-    parser.add_argument("--config_file", type=Path, required=True, help="a config of configs/bert")
+    add_config_arguments(parser)
     parser.add_argument("--train_text", type=Path, required=True, help="the text to learn from")
     parser.add_argument("--held_out_text", type=Path, required=True, help="the text to evaluate on")
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder of the prepared data")
-    parser.add_argument(
-        "--set", dest="overrides", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="change a field"
-    )
     parser.add_argument("--shards", type=int, default=4, help="the training files of each sequence length")
     parser.add_argument("--overwrite", action="store_true", help="replace data made with other settings")
     parser.add_argument("--inspect", type=int, default=0, metavar="N", help="then print N training examples in words")

@@ -15,23 +15,16 @@ import bert_manifest
 import strategy as strategies
 from atomic_file import atomic_path
 from bert_config import PretrainConfig
-from config import ConfigError, claim_folder, load
+from config import CHECKPOINTS, ConfigError, claim_folder, load
+from config import add_arguments as add_config_arguments
 
 
 def parse_arguments(argv):
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config_file", required=True, help="the YAML config, for example configs/bert/tiny.yaml")
+    add_config_arguments(parser)
     parser.add_argument("--data_dir", required=True, help="the folder that prepare_bert_data.py wrote")
     parser.add_argument("--model_dir", required=True, help="the folder of the run, created when missing")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="sets a field of the config, for example --set stages.0.steps=10; may be repeated",
-    )
     strategies.add_arguments(parser)
     return parser.parse_args(argv)
 
@@ -94,7 +87,7 @@ def run(config, manifest, strategy, data_dir, model_dir):
 
     # The newest checkpoint.
     checkpoints = training_loop.checkpoint_manager(
-        model_dir / "checkpoints", model, optimizer, config.run.checkpoint_every_steps
+        model_dir / CHECKPOINTS, model, optimizer, config.run.checkpoint_every_steps
     )
     checkpoints.restore_or_initialize()
     done_steps = int(optimizer.iterations.numpy())

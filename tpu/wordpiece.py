@@ -62,14 +62,19 @@ def tokenize(lines: Sequence[str], vocabulary: Sequence[str], progress_label: st
 
     Text that looks like a special token, such as "[MASK]", is tokenized like any other.
     """
-    # A tokenizer fresh from the vocabulary: that of the training would find the special tokens in the text.
-    ids = {token: index for index, token in enumerate(vocabulary)}
-    tokenizer = _tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer = make_tokenizer(vocabulary)
     with tqdm(total=len(lines), desc=progress_label, unit=" lines", disable=None) as progress:
         for start in range(0, len(lines), LINES_PER_BATCH):
             batch = tokenizer.encode_batch_fast(lines[start : start + LINES_PER_BATCH], add_special_tokens=False)
             progress.update(len(batch))
             yield from (encoding.ids for encoding in batch)
+
+
+def make_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
+    """The tokenizer of a vocabulary, in the order of its ids; it finds no special tokens in a text."""
+    # Not the tokenizer that learned the vocabulary: that one would find them.
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    return _tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
 
 
 def _tokenizer(model: models.WordPiece) -> Tokenizer:

@@ -1,0 +1,84 @@
+"""A config that cannot be used is refused with one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from bert_config import PretrainConfig
+from config import ConfigError, claim_folder, dump, load
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "bert").glob("*.yaml"))
+TINY = Path(__file__).parent.parent / "configs" / "bert" / "tiny.yaml"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_read_and_written(path, tmp_path):
+    config = load(path, PretrainConfig)
+    dump(config, tmp_path / "copy.yaml")
+    assert load(tmp_path / "copy.yaml", PretrainConfig) == config
+
+
+def test_overrides():
+    config = load(TINY, PretrainConfig, ["stages.0.steps=5000", "optimizer.weight_decay=1e-3", "run.seed=7"])
+    assert config.stages[0].steps == 5000
+    assert config.optimizer.weight_decay == 0.001
+    assert config.run.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.0.stepz=1", r"unknown field 'stages\.0\.stepz'\. Expected one of: seq_length, max_predictions,"),
+        ("speed=1", r"unknown field 'speed'\. Expected one of: data, model, optimizer, stages, run\."),
+        ("model.layers=x", r"'model\.layers' is wrong\. Received: 'x'\."),
+        ("stages.9.steps=1", r"names no field of the config\. Received: 'stages\.9\.steps=1'"),
+        ("steps", r"needs a field and a value\. Received: 'steps'"),
+        ("stages.0.warmup_steps=1000000", "warmup_steps must be at most steps"),
+        ("stages=[]", r"'stages' is wrong\. Received: \[\]"),
+        ("model.attention_heads=3", "hidden_size must be a multiple of attention_heads"),
+        ("model.max_positions=16", "max_positions must cover every stage"),
+        ("optimizer.beta_1=1.5", r"'optimizer\.beta_1' is wrong\. Received: 1\.5"),
+    ],
+)
+def test_bad_overrides(override, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        load(TINY, PretrainConfig, [override])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text + "\nmodel: {}\n", "is not valid YAML: .*duplicate key"),
+        (lambda text: text.replace("layers: 2", "layers: 2\n  layers: 3"), "is not valid YAML: .*duplicate key"),
+        (lambda text: text + "\n  - : [", "is not valid YAML"),
+        (lambda text: text.replace("  layers: 2\n", ""), r"field 'model\.layers' is missing\. It is the number of"),
+        (lambda text: "", "field 'data' is missing"),
+    ],
+)
+def test_bad_files(change, message, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(change(TINY.read_text()))
+    with pytest.raises(ConfigError, match=message):
+        load(path, PretrainConfig)
+
+
+def test_a_missing_file():
+    with pytest.raises(ConfigError, match=r"Config file not found\. Received: nowhere\.yaml\. Expected a YAML file"):
+        load("nowhere.yaml", PretrainConfig)
+
+
+def test_a_folder_keeps_its_config(tmp_path):
+    config = load(TINY, PretrainConfig)
+    claim_folder(tmp_path / "run", config)
+    claim_folder(tmp_path / "run", config)
+    other = load(TINY, PretrainConfig, ["stages.1.learning_rate=0.5"])
+    with pytest.raises(ConfigError, match=r"another config\. Received: stages\.1\.learning_rate=0\.5, there"):
+        claim_folder(tmp_path / "run", other)
+    assert load(tmp_path / "run" / "config.yaml", PretrainConfig) == config
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be written: .*\. Received: .*file/run\. Expected a writable folder"):
+        claim_folder(tmp_path / "file" / "run", load(TINY, PretrainConfig))

@@ -1,0 +1,103 @@
+"""Bad input to the optimizers: what was wrong, what was received, what was expected."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_lamb
+from tf_lamb.tf_keras import LAMB as TfKerasLAMB
+
+TABLE = [
+    ({"beta_1": 1.0}, ValueError, r"`beta_1` must be a number in \[0, 1\)\. Received: beta_1=1\.0"),
+    ({"beta_1": -0.1}, ValueError, r"`beta_1` must be a number in \[0, 1\)\. Received: beta_1=-0\.1"),
+    ({"beta_2": 2}, ValueError, r"`beta_2` must be a number in \[0, 1\)\. Received: beta_2=2"),
+    ({"beta_2": "a"}, ValueError, r"`beta_2` must be a number in \[0, 1\)\. Received: beta_2='a'"),
+    ({"epsilon": -1e-6}, ValueError, r"`epsilon` must be a number >= 0\. Received: epsilon=-1e-06"),
+    ({"epsilon": None}, ValueError, r"`epsilon` must be a number >= 0\. Received: epsilon=None"),
+    ({"weight_decay": -1.0}, ValueError, r"`weight_decay` must be a number >= 0\. Received: weight_decay=-1\.0"),
+    ({"weight_decay": float("nan")}, ValueError, r"`weight_decay` must be a number >= 0\. Received: weight_decay=nan"),
+    ({"weight_decay": None}, ValueError, r"`weight_decay` must be a number >= 0\. Received: weight_decay=None"),
+    ({"jit_compile": "yes"}, ValueError, r"`jit_compile` must be 'auto', True or False\. Received:.*'yes'"),
+    ({"exclude_from_weight_decay": "bias"}, TypeError, r"must be a list\. Received:.*'bias'\. Expected a list of"),
+    ({"exclude_from_layer_adaptation": [3]}, TypeError, r"entry that is not a string\. Received: 3\. Expected a list"),
+    (
+        {"exclude_from_weight_decay": ["("]},
+        ValueError,
+        r"not a regular expression \(.*Received: '\('\. Expected a list",
+    ),
+    ({"exclude_from_weight_decay": 5}, TypeError, r"must be a list\. Received: exclude_from_weight_decay=5"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), TABLE)
+def test_bad_options(face, options, error, message):
+    with pytest.raises(error, match=message):
+        (tf_lamb.LAMB if face == "keras" else TfKerasLAMB)(0.1, **options)
+
+
+@pytest.mark.parametrize("rate", ["fast", None])
+def test_a_bad_learning_rate(rate):
+    with pytest.raises(ValueError, match="learning_rate"):
+        tf_lamb.LAMB(rate)
+
+
+def test_an_unknown_option(face):
+    with pytest.raises((TypeError, ValueError), match="momentum"):
+        (tf_lamb.LAMB if face == "keras" else TfKerasLAMB)(0.1, momentum=0.9)
+
+
+def test_a_variable_that_the_optimizer_was_not_built_on(face):
+    make = keras.Variable if face == "keras" else tf.Variable
+    optimizer = (tf_lamb.LAMB if face == "keras" else TfKerasLAMB)(0.1)
+    optimizer.build([make([1.0], name="known")])
+    with pytest.raises(ValueError, match="new"):
+        optimizer.apply_gradients([(tf.constant([1.0]), make([1.0], name="new"))])
+
+
+def test_no_gradients_at_all(face):
+    make = keras.Variable if face == "keras" else tf.Variable
+    optimizer = (tf_lamb.LAMB if face == "keras" else TfKerasLAMB)(0.1)
+    with pytest.raises(ValueError, match="No gradients provided"):
+        optimizer.apply_gradients([(None, make([1.0], name="w"))])
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_missing_backend_is_one_clear_line():
+    code = "import sys; sys.modules['tensorflow'] = None; import tf_lamb"
+    result = run_python(code, KERAS_BACKEND="tensorflow")
+    assert result.returncode != 0
+    assert result.stderr.strip().splitlines()[-1] == (
+        "ImportError: tf_lamb needs Keras 3 with a backend, and tensorflow is missing. Install one with "
+        "`pip install tf-lamb[tensorflow]`, or set KERAS_BACKEND to one that is installed."
+    )
+
+
+def test_the_tf_keras_face_names_the_backend_it_needs():
+    code = "import keras; keras.backend.backend = lambda: 'jax'; import tf_lamb.tf_keras"
+    result = run_python(code, KERAS_BACKEND="tensorflow")
+    assert "Received: KERAS_BACKEND=jax. Expected: KERAS_BACKEND=tensorflow" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("package", "module"), [("tf_keras", "tf_keras"), ("official", "model_garden")])
+def test_a_missing_package_of_the_tf_keras_face_is_named(package, module):
+    result = run_python(f"import sys; sys.modules['{package}'] = None; import tf_lamb.{module}")
+    assert result.stderr.splitlines()[-1].startswith(f"ImportError: tf_lamb.{module} needs")
+
+
+def test_weights_stay_as_they_were_when_an_option_is_refused():
+    variable = keras.Variable(np.float32([1.0, 2.0]))
+    optimizer = tf_lamb.LAMB(0.1)
+    optimizer.build([variable])
+    with pytest.raises(ValueError, match="gradients must match"):
+        optimizer.apply([tf.constant([1.0, 1.0])] * 2)
+    np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])

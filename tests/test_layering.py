@@ -1,0 +1,83 @@
+"""Who may import whom: core knows no Keras classes, tf_lamb knows no scripts, nothing imports a script."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = sorted((ROOT / "tf_lamb").glob("*.py"))
+SCRIPTS_FOLDER = sorted((ROOT / "tpu").glob("*.py"))
+OWN_MODULES = {path.stem for path in SCRIPTS_FOLDER}
+
+ALLOWED_IN_LIBRARY = {
+    "__init__": {"keras", "tf_lamb.schedules", "tf_lamb.lamb.LAMB"},
+    "core": {"keras.backend", "keras.ops", "math"},
+    "options": set(),
+    "rules": {"dataclasses", "re", "warnings"},
+    "replicas": {"tensorflow", "tensorflow.python.ops.control_flow_util"},
+    "layerwise": {"contextlib", "keras", "keras.ops"}
+    | {f"tf_lamb.{m}" for m in ("core", "options", "rules", "replicas")},
+    "lamb": {"keras", "tf_lamb.core", "tf_lamb.options", "tf_lamb.layerwise.LayerwiseOptimizer"},
+    "schedules": {"keras", "keras.ops", "tf_lamb.options"},
+}
+# config -> data -> model -> step -> export: what a module of tpu/ may take from the others.
+ALLOWED_IN_TPU = {
+    "atomic_file": set(),
+    "config": {"atomic_file"},
+    "strategy": {"config"},
+    "bert_config": {"config"},
+    "bert_examples": {"bert_config", "config"},
+    "wordpiece": {"config"},
+    "bert_manifest": {"bert_config", "config"},
+    "bert_input": {"strategy"},
+    "bert_task": set(),
+    "training_loop": set(),
+}
+
+
+def imports(path):
+    """The full names that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            whole = node.module in ("tf_lamb.core", "tf_lamb.rules")
+            names |= {node.module if whole else f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def is_script(path):
+    return "__main__" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_the_library_imports_no_script(path):
+    tops = {name.split(".")[0] for name in imports(path)}
+    assert not tops & (OWN_MODULES | {"tpu", "tests", "benchmarks"})
+
+
+@pytest.mark.parametrize("module", ALLOWED_IN_LIBRARY)
+def test_the_library_imports_only(module):
+    assert imports(ROOT / "tf_lamb" / f"{module}.py") <= ALLOWED_IN_LIBRARY[module]
+
+
+@pytest.mark.parametrize("path", [path for path in LIBRARY if path.stem != "model_garden"], ids=lambda path: path.stem)
+def test_model_garden_is_imported_in_its_module_only(path):
+    assert not {name.split(".")[0] for name in imports(path)} & {"official", "orbit"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS_FOLDER, ids=lambda path: path.stem)
+def test_nothing_imports_a_script_and_data_flows_one_way(path):
+    own = {name.split(".")[0] for name in imports(path)} & OWN_MODULES
+    scripts = {other.stem for other in SCRIPTS_FOLDER if is_script(other)}
+    assert not own & scripts
+    if path.stem not in scripts:
+        assert own <= ALLOWED_IN_TPU[path.stem]
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *SCRIPTS_FOLDER], ids=lambda path: path.stem)
+def test_no_file_is_a_drawer(path):
+    assert path.stem not in ("utils", "common", "helpers")
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400

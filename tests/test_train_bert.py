@@ -1,0 +1,288 @@
+"""The main script on a small text: steps, exact resume, evaluation, export, and its errors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+pytest.importorskip("official", reason="needs tf-models-official")
+
+from tolerances import REPLICAS, distance  # noqa: E402
+
+import bert_input  # noqa: E402
+import bert_manifest  # noqa: E402
+import export  # noqa: E402
+import fill_mask  # noqa: E402
+import prepare_bert_data  # noqa: E402
+import strategy as strategies  # noqa: E402
+import train_bert  # noqa: E402
+from bert_config import PretrainConfig  # noqa: E402
+from bert_task import PretrainTask  # noqa: E402
+from config import ConfigError, claim_folder, load  # noqa: E402
+
+pytestmark = [pytest.mark.model_garden, pytest.mark.slow]
+
+TINY = Path(__file__).parent.parent / "configs" / "bert" / "tiny.yaml"
+SMALL = [
+    "data.vocab_size=400",
+    "data.dupe_factor=2",
+    "model.layers=1",
+    "model.hidden_size=16",
+    "model.intermediate_size=32",
+    "stages.0.steps=4",
+    "stages.0.warmup_steps=2",
+    "stages.0.global_batch_size=8",
+    "stages.1.steps=2",
+    "stages.1.warmup_steps=1",
+    "stages.1.global_batch_size=4",
+    "run.steps_per_loop=1",
+    "run.checkpoint_every_steps=1",
+    "run.eval_global_batch_size=8",
+]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The config, manifest and folder of a small data set: documents of the words that numbers are made of."""
+    folder = tmp_path_factory.mktemp("small")
+    for split, documents in (("train", range(40)), ("held_out", range(40, 46))):
+        texts = [
+            "\n".join(
+                f"Document {number} says that line {line} is the sum of {line * number} and {line + number}. "
+                f"It goes on with {number - line} words about the value of line {line}."
+                for line in range(6)
+            )
+            for number in documents
+        ]
+        (folder / f"{split}.txt").write_text("\n\n".join(texts) + "\n")
+    config = load(TINY, PretrainConfig, SMALL)
+    data_dir = folder / "data"
+    manifest = prepare_bert_data.prepare(config, folder / "train.txt", folder / "held_out.txt", data_dir, 2, False)
+    return config, manifest, data_dir
+
+
+def run(small, strategy, model_dir, config=None):
+    _, manifest, data_dir = small
+    config = config or small[0]
+    claim_folder(model_dir, config)
+    return train_bert.run(config, manifest, strategy, data_dir, model_dir)
+
+
+def checkpoint_values(model_dir):
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(model_dir / "checkpoints"))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if "save_counter" not in name and "OBJECT_GRAPH" not in name
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(small, two_replicas, tmp_path_factory):
+    """The folder and the held-out results of a run that nothing interrupted."""
+    model_dir = tmp_path_factory.mktemp("finished")
+    return model_dir, run(small, two_replicas, model_dir)
+
+
+def test_a_run_leaves_what_it_promises(finished, small):
+    model_dir, results = finished
+    values = checkpoint_values(model_dir)
+    assert values["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"] == 6
+    assert all(np.all(np.isfinite(value)) for value in values.values())
+    assert json.loads((model_dir / "held_out.json").read_text()) == results
+    assert set(results) >= {"masked_lm_accuracy", "unigram_accuracy", "next_sentence_accuracy", "masked_lm_loss"}
+    assert load(model_dir / "config.yaml", PretrainConfig) == small[0]
+    assert "LayerNorm|layer_norm|bias" in (model_dir / "plan.txt").read_text()
+    scalars = set()
+    for path in (model_dir / "summaries").rglob("events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            scalars |= {value.tag for value in event.summary.value}
+    assert scalars >= {"learning_rate", "masked_lm_loss", "masked_lm_accuracy"}
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(finished, small, two_replicas, tmp_path, monkeypatch):
+    """Interrupted in the middle of the first stage and again in the second; the rate is warm, moments are not zero."""
+    import training_loop
+
+    for stop_at in (3, 5):
+
+        class Interrupted(training_loop.Progress):
+            def __call__(self, output, stop_at=stop_at):
+                super().__call__(output)
+                if int(self._iterations.numpy()) == stop_at:
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(training_loop, "Progress", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(small, two_replicas, tmp_path / "run")
+        monkeypatch.undo()
+        step = checkpoint_values(tmp_path / "run")["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"]
+        assert step == stop_at - 1
+    run(small, two_replicas, tmp_path / "run")
+    expected, resumed = checkpoint_values(finished[0]), checkpoint_values(tmp_path / "run")
+    assert expected.keys() == resumed.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
+def test_one_replica_trains_like_two(finished, small, tmp_path):
+    results = run(small, tf.distribute.OneDeviceStrategy("CPU:0"), tmp_path / "run")
+    one, two = checkpoint_values(tmp_path / "run"), checkpoint_values(finished[0])
+    # The bias of attention keys has no gradient but rounding errors, since softmax ignores it; LAMB divides them by
+    # their own size.
+    weights = [name for name in one if name.startswith("model/") and "_key_dense/bias" not in name]
+    assert distance([one[n] for n in weights], [two[n] for n in weights]) < REPLICAS["float32", "cpu"]
+    assert results["masked_lm_loss"] == pytest.approx(finished[1]["masked_lm_loss"], rel=1e-4)
+
+
+def test_the_loss_is_one_mean_over_unequal_replicas(two_replicas):
+    """The replicas hold 1 and 3 masked positions: the gradients must be those of the mean over 4."""
+    features = {
+        "masked_lm_ids": tf.constant([[1, 2, 0], [3, 1, 2]]),
+        "masked_lm_weights": tf.constant([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]]),
+        "next_sentence_labels": tf.constant([0, 1]),
+        "example_weights": tf.ones([2]),
+    }
+    random = np.random.default_rng(0)
+    lm_logits, ns_logits = random.normal(size=(2, 3, 5)), random.normal(size=(2, 2))
+
+    def cross_entropy(logits, label):
+        return np.log(np.sum(np.exp(logits))) - logits[label]
+
+    masked = [(0, 0, 1), (1, 0, 3), (1, 1, 1), (1, 2, 2)]
+    expected = np.mean([cross_entropy(lm_logits[row, column], label) for row, column, label in masked])
+    expected += np.mean([cross_entropy(ns_logits[row], row) for row in range(2)])
+
+    task = PretrainTask(load(TINY, PretrainConfig).model, vocab_size=5, baseline_token=1)
+    with two_replicas.scope():
+        metrics = task.build_metrics()
+
+    def loss():
+        row = tf.distribute.get_replica_context().replica_id_in_sync_group
+        own = {name: value[row : row + 1] for name, value in features.items()}
+        outputs = {
+            "mlm_logits": tf.constant(lm_logits, tf.float32)[row : row + 1],
+            "next_sentence": tf.constant(ns_logits, tf.float32)[row : row + 1],
+        }
+        return task.build_losses(own, outputs, metrics)
+
+    shares = two_replicas.experimental_local_results(two_replicas.run(loss))
+    assert float(sum(shares)) == pytest.approx(expected, rel=1e-6)
+    results = {metric.name: float(metric.result()) for metric in metrics}
+    assert results["unigram_accuracy"] == 0.5
+    assert results["masked_lm_loss"] + results["next_sentence_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_evaluation_counts_every_example_once(small, two_replicas):
+    config, manifest, data_dir = small
+    stage = config.stages[0]
+    (file,) = manifest.select("held_out", stage.seq_length)
+    batches, steps = bert_input.eval_batches(two_replicas, [str(data_dir / file.name)], file.examples, stage, 8)
+    assert file.examples % 8, "The last batch must have padding, or the test says nothing."
+    counted = 0.0
+    iterator = iter(batches)
+    for _ in range(steps):
+        weights = next(iterator)["example_weights"]
+        counted += sum(float(tf.reduce_sum(w)) for w in two_replicas.experimental_local_results(weights))
+    assert counted == file.examples
+
+
+@pytest.mark.parametrize("skip_steps", [1, 3, 50])
+def test_skipped_batches_are_those_that_were_read_before(small, skip_steps):
+    """50 batches of 8 are beyond the first epoch."""
+    config, manifest, data_dir = small
+    files = manifest.select("train", config.stages[0].seq_length)
+    names, count = [str(data_dir / file.name) for file in files], sum(file.examples for file in files)
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+
+    def rows(skip, take):
+        batches = iter(bert_input.train_batches(strategy, names, count, config.stages[0], seed=5, skip_steps=skip))
+        return [next(batches)["input_word_ids"].numpy() for _ in range(take)]
+
+    assert 3 * 8 < count < 50 * 8
+    np.testing.assert_array_equal(rows(skip_steps, 2), rows(0, skip_steps + 2)[skip_steps:])
+    epoch = np.concatenate(rows(0, count // 8 + 1))[:count]
+    assert len({row.tobytes() for row in epoch}) > 0.9 * count  # Hardly an example is twice in an epoch.
+
+
+def test_export_and_fill(finished, small, capsys):
+    model_dir, _ = finished
+    config, manifest, data_dir = small
+    saved_model = export.export(config, manifest, data_dir, model_dir)
+    assert saved_model == model_dir / "saved_model" / "6"
+    assert export.export(config, manifest, data_dir, model_dir) == saved_model
+    task = PretrainTask(config.model, manifest.vocab_size, 0)
+    model = task.build_model()
+    tf.train.Checkpoint(model=model).restore(tf.train.latest_checkpoint(model_dir / "checkpoints")).expect_partial()
+    inputs = {
+        "input_word_ids": tf.constant([[2, 8, 9, 4, 3]]),
+        "input_mask": tf.ones([1, 5], tf.int32),
+        "input_type_ids": tf.zeros([1, 5], tf.int32),
+        "masked_lm_positions": tf.constant([[3, 1]]),
+    }
+    served = tf.saved_model.load(str(saved_model)).signatures["serving_default"](**inputs)
+    direct = model(inputs, training=False)
+    for name in ("mlm_logits", "next_sentence"):
+        np.testing.assert_allclose(served[name], direct[name], atol=1e-5)
+
+    assert fill_mask.main(["--saved_model", str(model_dir / "saved_model"), "the [MASK] of line [MASK]."]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "the [MASK] of line [MASK]." and len(lines) == 1 + 2 * 6
+    probabilities = [float(line.split("%")[0]) for line in lines[2:7]]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def arguments(small, tmp_path, **changes):
+    values = {"config_file": TINY, "data_dir": small[2], "model_dir": tmp_path / "run", **changes}
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))] + ["--set", *SMALL]
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "message"),
+    [
+        ({"config_file": "nowhere.yaml"}, [], "Config file not found. Received: nowhere.yaml."),
+        ({"data_dir": "nowhere"}, [], "No prepared data found. Received: nowhere."),
+        ({"model_dir": TINY / "run"}, [], "The folder cannot be written"),
+        ({}, ["model.width=5"], "unknown field 'model.width'."),
+        ({}, ["stages.1.seq_length=96"], "The data has no train examples for stages.1."),
+        ({}, ["stages.0.max_predictions=9"], "The data has no train examples for stages.0."),
+    ],
+)
+def test_errors_of_the_command_line(small, tmp_path, capsys, changes, more, message):
+    assert train_bert.main([*arguments(small, tmp_path, **changes), *more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train_bert: ") and message in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_the_replicas_do_not_divide(two_replicas):
+    with pytest.raises(ConfigError, match=r"7 sequences = 2 replicas x 3 \+ 1\. Expected for example 8\."):
+        strategies.per_replica_batch_size(7, two_replicas)
+
+
+def test_a_missing_shard_is_named(small, tmp_path, capsys):
+    import shutil
+
+    copy = shutil.copytree(small[2], tmp_path / "data")
+    name = bert_manifest.load(copy).record_files[0].name
+    (copy / name).unlink()
+    assert train_bert.main(arguments(small, tmp_path, data_dir=copy)) == 2
+    assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "message"),
+    [
+        (export, ["--data_dir", "{data}", "--model_dir", "{tmp}"], "export: Config file not found."),
+        (fill_mask, ["--saved_model", "{tmp}", "A [MASK]."], "fill_mask: No SavedModel found. Received: {tmp}."),
+        (fill_mask, ["--saved_model", "{model}", "No mask."], "fill_mask: The sentence has no [MASK]."),
+    ],
+)
+def test_errors_of_export_and_fill_mask(small, finished, tmp_path, capsys, script, argv, message):
+    config, manifest, data_dir = small
+    export.export(config, manifest, data_dir, finished[0])
+    names = {"data": data_dir, "tmp": tmp_path, "model": finished[0] / "saved_model"}
+    assert script.main([part.format(**names) for part in argv]) == 2
+    assert message.format(**names) in capsys.readouterr().err
