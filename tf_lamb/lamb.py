@@ -77,14 +77,17 @@ class LAMB(LambUpdate, LayerwiseOptimizer):
 
     >>> import keras
     >>> import tf_lamb
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")], name="net")
     >>> optimizer = tf_lamb.LAMB(0.01, weight_decay=0.1, exclude_from_weight_decay=["bias"])
     >>> model.compile(optimizer=optimizer, loss="mse")
     >>> optimizer.build(model.trainable_variables)
     >>> print(optimizer.plan())
-    variable              shape  decayed  adapted  excluded by
-    --------------------  -----  -------  -------  -----------
-    sequential/head/kernel  4x2    yes      yes
+    variable         shape  decayed  adapted  excluded by
+    ---------------  -----  -------  -------  -----------
+    net/head/kernel  4x2    yes      yes
+    net/head/bias    2      -        -        both: bias
+    decayed: 1 of 2 tensors, 8 of 10 parameters
+    adapted: 1 of 2 tensors, 8 of 10 parameters
     """
 
     def __init__(

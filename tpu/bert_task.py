@@ -62,7 +62,8 @@ class PretrainTask(masked_lm.MaskedLMTask):
         model = super().build_model(params)
         # The heads read the sequence output; nothing reads the pooler's, so it has no gradient.
         model.encoder_network.get_layer("pooler_transform").trainable = False
-        model(model.inputs)
+        names = ("input_word_ids", "input_mask", "input_type_ids", "masked_lm_positions")
+        model({name: tf.zeros([1, 1], tf.int32) for name in names})
         return model
 
     def build_metrics(self, training=None):

@@ -41,6 +41,7 @@ def make(strategy, cpu_replicas, tpu):
     """
     if strategy == "tpu":
         _set_tpu_environment()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
     if strategy == "tpu":
