@@ -25,7 +25,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 train: $(VENV)/.models
 	$(RUN_PYTHON) tpu/python_docs.py --output_dir $(TEXT)
-	$(RUN_PYTHON) tpu/prepare_bert_data.py --config_file $(CONFIG) --output_dir $(DATA) \
+	$(RUN_PYTHON) tpu/prepare_bert_data.py --config_file $(CONFIG) --output_dir $(DATA) --overwrite \
 		--train_text $(TEXT)/train.txt --held_out_text $(TEXT)/held_out.txt
 	$(RUN_PYTHON) tpu/train_bert.py --config_file $(CONFIG) --data_dir $(DATA) --model_dir $(RUN)
 	$(RUN_PYTHON) tpu/export.py --data_dir $(DATA) --model_dir $(RUN)

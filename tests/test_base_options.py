@@ -32,6 +32,17 @@ def test_accumulation_is_the_mean_gradient(in_graph):
     assert int(accumulated.iterations) == len(pairs)
 
 
+def test_accumulators_of_narrow_variables_are_float32():
+    """In bfloat16 the sum would end at 256."""
+    variable = keras.Variable(np.ones(1), dtype="bfloat16")
+    optimizer = tf_lamb.LAMB(0.1, gradient_accumulation_steps=1000)
+    optimizer.build([variable])
+    apply = tf.function(optimizer.apply)
+    for _ in range(999):
+        apply([tf.ones(1, tf.bfloat16)])
+    assert float(optimizer._accumulated_gradients[0][0]) == 999.0
+
+
 def test_loss_scale_factor_with_an_embedding():
     plain = tf_lamb.LAMB(0.1)
     scaled = tf_lamb.LAMB(0.1, loss_scale_factor=128.0)

@@ -31,7 +31,11 @@ def test_overrides():
         ("stages.0.stepz=1", r"unknown field 'stages\.0\.stepz'\. Expected one of: seq_length, max_predictions,"),
         ("speed=1", r"unknown field 'speed'\. Expected one of: data, model, optimizer, stages, run\."),
         ("model.layers=x", r"'model\.layers' is wrong\. Received: 'x'\."),
-        ("stages.9.steps=1", r"names no field of the config\. Received: 'stages\.9\.steps=1'"),
+        ("stages.9.steps=1", r"names no field of the config, or .*\. Received: 'stages\.9\.steps=1'"),
+        ("run.seed=[", r"gives it no YAML value\. Received: 'run\.seed=\['"),
+        ("run.seed=-1", r"'run\.seed' is wrong\. Received: -1"),
+        ("data.seed=-1", r"'data\.seed' is wrong\. Received: -1"),
+        ("optimizer.exclude_from_weight_decay=['(']", r"is not a regular expression"),
         ("steps", r"needs a field and a value\. Received: 'steps'"),
         ("stages.0.warmup_steps=1000000", "warmup_steps must be at most steps"),
         ("stages=[]", r"'stages' is wrong\. Received: \[\]"),
@@ -61,6 +65,12 @@ def test_bad_files(change, message, tmp_path):
     path.write_text(change(TINY.read_text()))
     with pytest.raises(ConfigError, match=message):
         load(path, PretrainConfig)
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"data: \xff\xfe")
+    with pytest.raises(ConfigError, match="is not valid YAML: 'utf-8' codec can't decode"):
+        load(tmp_path / "bad.yaml", PretrainConfig)
 
 
 def test_a_missing_file():

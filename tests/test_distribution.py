@@ -69,7 +69,8 @@ def replica_id():
     return tf.distribute.get_replica_context().replica_id_in_sync_group
 
 
-def test_fit_on_two_replicas_equals_fit_on_one(face, two_replicas):
+@pytest.mark.parametrize("jit_compile", ["auto", False])
+def test_fit_on_two_replicas_equals_fit_on_one(face, two_replicas, jit_compile):
     random = np.random.default_rng(3)
     x = random.normal(size=(48, 6)).astype("float32")
     y = random.normal(size=(48, 1)).astype("float32")
@@ -81,7 +82,8 @@ def test_fit_on_two_replicas_equals_fit_on_one(face, two_replicas):
             model = library.Sequential([library.layers.Dense(8, activation="tanh"), library.layers.Dense(1)])
             model.build((None, 6))
             optimizer = lamb(0.02, weight_decay=0.1, exclude_from_weight_decay=["bias"], global_clipnorm=0.5)
-            model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
+            options = {"jit_compile": jit_compile} if face == "keras" else {}
+            model.compile(optimizer=optimizer, loss="mse", **options)
         model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
         weights.append(model.get_weights())
     assert distance(weights[1], weights[0]) < REPLICAS["float32", "cpu"]

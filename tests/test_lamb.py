@@ -59,6 +59,20 @@ def test_repeated_ids_of_sparse_gradients_are_summed(face):
     assert state_distance(state, trajectory.expected(1)) < FLOAT32
 
 
+def test_repeated_ids_of_narrow_gradients_are_summed_in_float32(face):
+    """In bfloat16 the sum would end at 256."""
+    import tf_lamb
+    from tf_lamb.tf_keras import LAMB
+
+    ones = tf.IndexedSlices(tf.ones([1000, 1], tf.bfloat16), tf.zeros([1000], tf.int32), tf.constant([2, 1]))
+    if face == "keras":
+        variable, optimizer = keras.Variable(np.ones((2, 1)), dtype="bfloat16"), tf_lamb.LAMB(0.1)
+    else:
+        variable, optimizer = tf.Variable(tf.ones([2, 1], tf.bfloat16)), LAMB(0.1)
+    optimizer.apply_gradients([(ones, variable)])
+    assert float(optimizer._slots[0][0][0, 0]) == pytest.approx(100.0, rel=1e-6)
+
+
 def split_in_two_slices(gradient, name):
     """The embedding's gradient as IndexedSlices that hold every row twice, in parts of 1/4 and 3/4."""
     if name != "embedding":

@@ -36,9 +36,9 @@ def squares_of_the_two_parts(g):
     return ops.square(g) * (0.625 if tuple(g.shape) == trajectory.SHAPES["embedding"] else 1.0)
 
 
-def last_of_repeated_ids(gradient):
+def last_of_repeated_ids(gradient, dtype):
     if not isinstance(gradient, tf.IndexedSlices):
-        return gradient
+        return tf.cast(gradient, dtype)
     shape = trajectory.SHAPES["embedding"]
     return tf.tensor_scatter_nd_update(tf.zeros(shape), gradient.indices[:, None], gradient.values)
 

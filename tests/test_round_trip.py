@@ -1,5 +1,7 @@
 """A saved optimizer goes on as if it had not been saved: one more step, bit for bit."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 import tf_lamb
+from tf_lamb.layerwise import variable_path
 from tf_lamb.tf_keras import LAMB as TfKerasLAMB
 
 RANDOM = np.random.default_rng(5)
@@ -48,6 +51,37 @@ def test_keras_file(face, options, tmp_path):
     assert [rule.decayed for rule in loaded.optimizer.plan()] == [True, False, False, False, True, False]
     assert [rule.adapted for rule in loaded.optimizer.plan()] == [rule.adapted for rule in model.optimizer.plan()]
     expect_the_same_next_step(model, loaded)
+
+
+def test_exclusions_survive_new_paths(face, tmp_path):
+    """Keras drops the name of a Sequential from the paths of its variables when it loads it."""
+    library, lamb = (keras, tf_lamb.LAMB) if face == "keras" else (tf_keras, TfKerasLAMB)
+    model = library.Sequential([library.layers.Dense(3, name="hidden"), library.layers.Dense(2)], name="net")
+    model.build((None, 6))
+    path = variable_path(model.layers[0].kernel)
+    optimizer = lamb(0.1, weight_decay=0.5, exclude_from_layer_adaptation=[f"^{path}"])
+    optimizer.exclude_from_weight_decay(var_list=[model.layers[1].kernel])
+    model.compile(optimizer=optimizer, loss="mse")
+    model.fit(X, Y, epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The pattern")
+        loaded = library.models.load_model(tmp_path / "model.keras")
+    for plan in (model.optimizer.plan(), loaded.optimizer.plan()):
+        assert [rule.decayed for rule in plan] == [True, True, False, True]
+        assert [rule.adapted for rule in plan] == [False, True, True, True]
+    if face == "keras":
+        assert model.optimizer.plan()[0].path != loaded.optimizer.plan()[0].path, "or the test says nothing"
+
+
+def test_a_plan_of_other_variables_is_refused(face):
+    lamb, make = (tf_lamb.LAMB, keras.Variable) if face == "keras" else (TfKerasLAMB, tf.Variable)
+    optimizer = lamb(0.1)
+    optimizer.build([make([1.0], name="a"), make([1.0, 2.0], name="b")])
+    others = [make([1.0, 2.0, 3.0], name="c")]
+    with pytest.raises(ValueError, match=r"saved for other variables.*Received: 1 variables of shapes \[\(3,\)\]"):
+        lamb.from_config(optimizer.get_config()).build(others)
+    lamb.from_config({**optimizer.get_config(), "plan": None}).build(others)
 
 
 def test_tensorflow_checkpoint(face, tmp_path):

@@ -68,13 +68,18 @@ def test_tf_keras_optimizers_take_them():
     [
         (lambda: WarmupPolynomialDecay(-1.0, 10), r"`peak_learning_rate` must be a number >= 0\. Received:.*-1\.0"),
         (lambda: WarmupPolynomialDecay(1.0, 0), r"`total_steps` must be an integer >= 1\. Received: total_steps=0"),
-        (lambda: WarmupPolynomialDecay(1.0, 10, 11), r"`warmup_steps` must be an integer in \[0, total_steps\]"),
+        (
+            lambda: WarmupPolynomialDecay(1.0, 10, 11),
+            r"`warmup_steps` must be an integer in \[0, 10\]\. Received: warmup_steps=11",
+        ),
         (lambda: WarmupPolynomialDecay(1.0, 10, 1, -2), r"`power` must be a number >= 0\. Received: power=-2"),
         (lambda: Stages([], []), "lists of the same length, at least 1. Received: 0 schedules"),
         (
             lambda: Stages([WarmupPolynomialDecay(1.0, 10)], [0]),
-            r"`steps` must be integers >= 1\. Received: steps=\[0\]",
+            r"`steps\[0\]` must be an integer >= 1\. Received: .*=0",
         ),
+        (lambda: Stages([0.1], [5]), r"`schedules` must be schedules of Keras 3\. Received: 0\.1 among them"),
+        (lambda: WarmupPolynomialDecay(1.0, True), r"`total_steps` must be an integer >= 1\. Received: .*=True"),
     ],
 )
 def test_errors(make, message):

@@ -1,6 +1,12 @@
 """The main script on a small text: steps, exact resume, evaluation, export, and its errors."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +240,43 @@ def test_export_and_fill(finished, small, capsys):
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "cpu_replicas", "message"),
+    [
+        ("mirrored", 0, r"--cpu_replicas must be at least 1\. Received: 0"),
+        ("multi_worker", 2, r"from the environment variable TF_CONFIG\. Received: none\. Expected for example"),
+        ("tpu", 2, r"--strategy tpu needs libtpu"),
+    ],
+)
+def test_strategies_that_cannot_be_made(strategy, cpu_replicas, message, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(ConfigError, match=message):
+        strategies.make(strategy, cpu_replicas, "local")
+
+
+def test_the_command_is_interrupted_and_goes_on(small, tmp_path):
+    """One virtual replica in a process of its own; SIGINT once there is a checkpoint."""
+    more = ["stages.0.steps=2000", "run.checkpoint_every_steps=20", "run.steps_per_loop=20"]
+    command = [sys.executable, train_bert.__file__, "--cpu_replicas", "1", *arguments(small, tmp_path), *more]
+    environment = {**os.environ, "PYTHONPATH": str(TINY.parents[2])}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*.index")):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted; the same command continues from the newest checkpoint." in errors
+    assert "Traceback" not in errors
+    step = checkpoint_values(tmp_path / "run")["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"]
+    assert 0 < step < 2000
+
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert f"step {step} of 2002" in finished.stdout
+    assert "held-out masked-LM accuracy" in finished.stdout and "unigram baseline" in finished.stdout
+
+
 def arguments(small, tmp_path, **changes):
     values = {"config_file": TINY, "data_dir": small[2], "model_dir": tmp_path / "run", **changes}
     return [part for name, value in values.items() for part in (f"--{name}", str(value))] + ["--set", *SMALL]
@@ -251,7 +294,7 @@ def arguments(small, tmp_path, **changes):
     ],
 )
 def test_errors_of_the_command_line(small, tmp_path, capsys, changes, more, message):
-    assert train_bert.main([*arguments(small, tmp_path, **changes), *more]) == 2
+    assert train_bert.main(["--strategy", "one_device", *arguments(small, tmp_path, **changes), *more]) == 2
     error = capsys.readouterr().err
     assert error.startswith("train_bert: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -262,14 +305,31 @@ def test_a_batch_that_the_replicas_do_not_divide(two_replicas):
         strategies.per_replica_batch_size(7, two_replicas)
 
 
-def test_a_missing_shard_is_named(small, tmp_path, capsys):
-    import shutil
+def test_a_run_keeps_its_data(small, tmp_path):
+    _, manifest, _ = small
+    bert_manifest.claim_folder(manifest, tmp_path)
+    bert_manifest.claim_folder(manifest, tmp_path)
+    settings = manifest.settings.model_copy(update={"train_text_sha256": "0"})
+    with pytest.raises(ConfigError, match="The run was begun with other data"):
+        bert_manifest.claim_folder(manifest.model_copy(update={"settings": settings}), tmp_path)
 
+
+def test_a_missing_shard_is_named(small, tmp_path, capsys):
     copy = shutil.copytree(small[2], tmp_path / "data")
     name = bert_manifest.load(copy).record_files[0].name
     (copy / name).unlink()
     assert train_bert.main(arguments(small, tmp_path, data_dir=copy)) == 2
     assert name in capsys.readouterr().err
+
+
+def test_a_damaged_shard_is_named(small, tmp_path):
+    copy = shutil.copytree(small[2], tmp_path / "data")
+    path = copy / bert_manifest.load(copy).record_files[0].name
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"Prepared data is damaged. Received: .*{path.name} with another content"):
+        bert_manifest.load(copy)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ class LambUpdate:
     slot_names = ("m", "v")
 
     def _set_lamb_options(self, beta_1, beta_2, epsilon):
-        self.beta_1 = options.check_decay("beta_1", beta_1)
-        self.beta_2 = options.check_decay("beta_2", beta_2)
-        self.epsilon = options.check_rate("epsilon", epsilon)
+        self.beta_1 = options.check_beta("beta_1", beta_1)
+        self.beta_2 = options.check_beta("beta_2", beta_2)
+        self.epsilon = options.check_non_negative("epsilon", epsilon)
 
     def step_scalars(self, t):
         """The denominators of the bias correction."""
@@ -64,10 +64,12 @@ class LAMB(LambUpdate, LayerwiseOptimizer):
         jit_compile: `"auto"` or True: on the TensorFlow backend the update of all variables is one XLA computation per
             replica, part of the training step where that is compiled itself. False: plain TensorFlow operations.
         name: The name of the optimizer and the prefix of its variables.
+        plan: Only for `from_config`: the resolved lists of the optimizer that was saved.
         **kwargs: The other options of `keras.optimizers.Optimizer`. `clipnorm`, `global_clipnorm` and `clipvalue`
             clip the gradients after they are summed over replicas.
 
-    Moments are kept, and all arithmetic is done, in float32 (float64 for float64 variables).
+    Moments are kept and updates computed in float32 (float64 for float64 variables). Of the options only
+    `learning_rate` may be set after the first step.
 
     Raises:
         ValueError: An option is out of its range.
@@ -101,16 +103,17 @@ class LAMB(LambUpdate, LayerwiseOptimizer):
         exclude_from_layer_adaptation=None,
         name="LAMB",
         jit_compile="auto",
+        plan=None,
         **kwargs,
     ):
         super().__init__(
             learning_rate=learning_rate,
-            weight_decay=options.check_rate("weight_decay", weight_decay),
+            weight_decay=options.check_non_negative("weight_decay", weight_decay),
             name=name,
             **kwargs,
         )
         self._set_lamb_options(beta_1, beta_2, epsilon)
-        self._set_layerwise_options(exclude_from_weight_decay, exclude_from_layer_adaptation, jit_compile)
+        self._set_layerwise_options(exclude_from_weight_decay, exclude_from_layer_adaptation, jit_compile, plan)
 
     def get_config(self):
         """Returns all options, from which `from_config` makes an equal optimizer."""

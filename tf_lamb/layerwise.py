@@ -20,11 +20,14 @@ class LayerwiseUpdate:
 
     slot_names = ()
 
-    def _set_layerwise_options(self, decay_patterns, adaptation_patterns, jit_compile):
+    def _set_layerwise_options(self, decay_patterns, adaptation_patterns, jit_compile, saved_plan):
         # Not named like Keras's method `exclude_from_weight_decay`, which the attribute would hide.
         self._decay_patterns = rules.check_patterns("exclude_from_weight_decay", decay_patterns)
         self._adaptation_patterns = rules.check_patterns("exclude_from_layer_adaptation", adaptation_patterns)
         self.jit_compile = options.check_jit_compile(jit_compile)
+        for name in ("clipnorm", "global_clipnorm", "clipvalue"):
+            options.check_limit(name, getattr(self, name))
+        self._saved_plan = saved_plan
         self._plan = None
 
     def plan(self):
@@ -44,10 +47,12 @@ class LayerwiseUpdate:
         return self._plan
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """Excludes more variables from weight decay, before the optimizer is built; they are saved with it.
+        """Adds to the list `exclude_from_weight_decay`, before the optimizer is built.
+
+        Where `exclude_from_layer_adaptation` is None, the variables do not adapt either.
 
         Args:
-            var_list: Variables to exclude.
+            var_list: Variables to exclude, by their full paths.
             var_names: Regular expressions to exclude by; they are searched in the variables' full paths.
 
         Raises:
@@ -62,12 +67,12 @@ class LayerwiseUpdate:
         self._decay_patterns = (*(self._decay_patterns or ()), *rules.check_patterns("var_names", patterns))
 
     def _make_plan(self, variables):
-        self._plan = rules.make_plan(
-            [variable_path(variable) for variable in variables],
-            [tuple(variable.shape) for variable in variables],
-            self._decay_patterns,
-            self._adaptation_patterns,
-        )
+        paths = [variable_path(variable) for variable in variables]
+        shapes = [tuple(variable.shape) for variable in variables]
+        if self._saved_plan is not None and [row[0] for row in self._saved_plan] != paths:
+            self._plan = rules.restore_plan(self._saved_plan, paths, shapes)
+        else:
+            self._plan = rules.make_plan(paths, shapes, self._decay_patterns, self._adaptation_patterns)
 
     def _update_variables(self, indices, gradients, variables, learning_rate, t):
         """Assigns new values to variables and their state.
@@ -109,6 +114,7 @@ class LayerwiseUpdate:
             "exclude_from_weight_decay": _as_list(self._decay_patterns),
             "exclude_from_layer_adaptation": _as_list(self._adaptation_patterns),
             "jit_compile": self.jit_compile,
+            "plan": self._saved_plan if self._plan is None else rules.plan_config(self._plan),
         }
 
     def step_scalars(self, t):
@@ -137,22 +143,34 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._make_plan(variables)
-        self._slots = [[self._add_slot(variable, name) for name in self.slot_names] for variable in variables]
+        self._slots = [
+            [self.add_variable_from_reference(variable, name) for name in self.slot_names] for variable in variables
+        ]
         if keras.backend.backend() == "tensorflow":
             self._replica_update = replicas.ReplicaUpdate(self._update_variables, self.jit_compile)
 
-    def _add_slot(self, variable, name):
-        """A zero-initialised variable of the compute dtype, placed where `variable` is."""
-        # Keras's add_variable_from_reference would take the dtype of the variable, which may be too narrow.
+    def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
+        """Adds a variable of the shape of another, placed where that is, in the dtype of its update.
+
+        Keras gives it the dtype of the other, which may be too narrow for moments and accumulated gradients.
+
+        Args:
+            reference_variable: The model's variable.
+            name: What the variable holds.
+            initializer: A Keras initializer.
+        """
+        if name == "average":  # Keras assigns the moving average to the model's variable as it is.
+            return super().add_variable_from_reference(reference_variable, name, initializer)
         place = contextlib.nullcontext()
         if keras.backend.backend() == "tensorflow":
-            place = self._distribution_strategy.extended.colocate_vars_with(native(variable))
+            place = self._distribution_strategy.extended.colocate_vars_with(native(reference_variable))
         with place:
             return self.add_variable(
-                shape=variable.shape,
-                dtype=core.compute_dtype(keras.backend.standardize_dtype(variable.dtype)),
-                layout=getattr(variable, "_layout", None),
-                name=f"{variable_path(variable).replace('/', '_')}_{name}",
+                shape=reference_variable.shape,
+                initializer=initializer,
+                dtype=_compute_dtype(reference_variable),
+                layout=getattr(reference_variable, "_layout", None),
+                name=f"{variable_path(reference_variable).replace('/', '_')}_{name}",
             )
 
     def apply(self, grads, trainable_variables=None):
@@ -163,17 +181,14 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
             trainable_variables: The variables, in the order of `grads`; by default those the optimizer was built on.
         """
         if keras.backend.backend() == "tensorflow":
-            grads = [replicas.densify(gradient) for gradient in grads]
+            # Keras's own steps before the update, such as accumulation, do not take sparse gradients.
+            grads = [g if g is None else replicas.densify(g, _compute_dtype(g)) for g in grads]
         super().apply(grads, trainable_variables)
-
-    def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable with its gradient, neither summed over replicas nor clipped here."""
-        self._backend_update_step([gradient], [variable], learning_rate)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         indices = tuple(self._get_variable_index(variable) for variable in trainable_variables)
         grads = [
-            ops.cast(gradient, core.compute_dtype(keras.backend.standardize_dtype(variable.dtype)))
+            ops.cast(gradient, _compute_dtype(variable))
             for gradient, variable in zip(grads, trainable_variables, strict=True)
         ]
         variables = [
@@ -207,6 +222,10 @@ def variable_path(variable):
 def native(variable):
     """The backend's own variable behind a Keras 3 variable; any other variable as it is."""
     return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _compute_dtype(variable):
+    return core.compute_dtype(keras.backend.standardize_dtype(variable.dtype))
 
 
 def _as_list(patterns):

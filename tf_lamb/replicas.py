@@ -7,9 +7,10 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 
-def densify(gradient):
-    """Turns `tf.IndexedSlices` into a dense tensor, in which repeated ids are summed; returns a tensor as it is."""
-    return tf.convert_to_tensor(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient
+def densify(gradient, dtype):
+    """Turns a gradient into a dense tensor of `dtype`; the rows of repeated ids of `tf.IndexedSlices` are summed."""
+    # Cast first: a sum in bfloat16 would end at 256.
+    return tf.convert_to_tensor(tf.cast(gradient, dtype))
 
 
 def sum_over_replicas(gradients):

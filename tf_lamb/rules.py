@@ -134,6 +134,38 @@ def make_plan(paths, shapes, decay_patterns, adaptation_patterns):
     )
 
 
+def plan_config(plan):
+    """A plan as plain lists, to be saved and given to `restore_plan`."""
+    return [[rule.path, list(rule.shape), rule.decay_pattern, rule.adaptation_pattern] for rule in plan]
+
+
+def restore_plan(saved, paths, shapes):
+    """A saved plan for the same variables under other paths, which Keras may give when it loads or rebuilds a model.
+
+    Args:
+        saved: What `plan_config` gave.
+        paths: The present paths of the variables.
+        shapes: Their shapes.
+
+    Returns:
+        A `Plan` with the saved decisions, by position.
+
+    Raises:
+        ValueError: The shapes are not those of the saved plan, so it is of other variables.
+    """
+    if [tuple(shape) for _, shape, _, _ in saved] != list(shapes):
+        raise ValueError(
+            "The optimizer was saved for other variables, so its exclusions cannot be carried over. "
+            f"Received: {len(shapes)} variables of shapes {list(shapes)}. "
+            f"Expected: {len(saved)} of shapes {[tuple(shape) for _, shape, _, _ in saved]}; "
+            "for a new model, set config['plan'] to None."
+        )
+    return Plan(
+        Rule(path, tuple(shape), decay_pattern, adaptation_pattern)
+        for path, (_, shape, decay_pattern, adaptation_pattern) in zip(paths, saved, strict=True)
+    )
+
+
 def _first_match(patterns, path):
     return next((pattern for pattern in patterns if re.search(pattern, path)), None)
 

@@ -39,17 +39,10 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, peak_learning_rate, total_steps, warmup_steps=0, power=1.0):
-        self.peak_learning_rate = options.check_rate("peak_learning_rate", peak_learning_rate)
-        self.power = options.check_rate("power", power)
-        if not isinstance(total_steps, int) or total_steps < 1:
-            raise ValueError(f"`total_steps` must be an integer >= 1. Received: total_steps={total_steps!r}.")
-        if not isinstance(warmup_steps, int) or not 0 <= warmup_steps <= total_steps:
-            raise ValueError(
-                f"`warmup_steps` must be an integer in [0, total_steps]. "
-                f"Received: warmup_steps={warmup_steps!r}, total_steps={total_steps}."
-            )
-        self.total_steps = total_steps
-        self.warmup_steps = warmup_steps
+        self.peak_learning_rate = options.check_non_negative("peak_learning_rate", peak_learning_rate)
+        self.power = options.check_non_negative("power", power)
+        self.total_steps = options.check_count("total_steps", total_steps)
+        self.warmup_steps = options.check_count("warmup_steps", warmup_steps, 0, self.total_steps)
 
     def __call__(self, step):
         """The rate at `step`, a scalar integer; a float32 scalar."""
@@ -99,13 +92,14 @@ class Stages(keras.optimizers.schedules.LearningRateSchedule):
                 "`schedules` and `steps` must be lists of the same length, at least 1. "
                 f"Received: {len(schedules)} schedules and {len(steps)} numbers of steps."
             )
-        if any(not isinstance(count, int) or count < 1 for count in steps):
-            raise ValueError(f"`steps` must be integers >= 1. Received: steps={steps}.")
+        self.steps = [options.check_count(f"steps[{i}]", count) for i, count in enumerate(steps)]
         self.schedules = [
             keras.optimizers.schedules.deserialize(schedule) if isinstance(schedule, dict) else schedule
             for schedule in schedules
         ]
-        self.steps = steps
+        for schedule in self.schedules:
+            if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+                raise ValueError(f"`schedules` must be schedules of Keras 3. Received: {schedule!r} among them.")
 
     def __call__(self, step):
         """The rate at `step`, a scalar integer; a float32 scalar."""

@@ -49,10 +49,6 @@ class LayerwiseOptimizer(LayerwiseUpdate, tf_keras.optimizers.Optimizer):
         self._variables.append(slot)
         return slot
 
-    def update_step(self, gradient, variable):
-        """Updates one variable with its gradient, neither summed over replicas nor counted as a step here."""
-        self._update([gradient], [variable])
-
     def _update(self, gradients, variables):
         for variable in variables:
             if self._var_key(variable) not in self._index_dict:
@@ -91,7 +87,7 @@ class LayerwiseOptimizer(LayerwiseUpdate, tf_keras.optimizers.Optimizer):
             self._update_model_variables_moving_average(variables)
             if self.ema_overwrite_frequency:
                 tf.cond(
-                    (self.iterations + 1) % self.ema_overwrite_frequency == 0,
+                    tf.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0),
                     lambda: self._overwrite_model_variables_with_average_value(variables),
                     lambda: None,
                 )
@@ -127,6 +123,7 @@ class LAMB(LambUpdate, LayerwiseOptimizer):
         exclude_from_weight_decay: A list of regular expressions; see `tf_lamb.LAMB`.
         exclude_from_layer_adaptation: The same for the trust ratio. None means the list for decay, `[]` means none.
         name: The name of the optimizer.
+        plan: Only for `from_config`: the resolved lists of the optimizer that was saved.
         jit_compile: `"auto"` or True: one XLA computation per replica. False: plain TensorFlow operations.
         **kwargs: The other options of `tf_keras.optimizers.Optimizer`.
 
@@ -146,14 +143,22 @@ class LAMB(LambUpdate, LayerwiseOptimizer):
         exclude_from_layer_adaptation=None,
         name="LAMB",
         jit_compile="auto",
+        plan=None,
         **kwargs,
     ):
-        super().__init__(name=name, weight_decay=options.check_rate("weight_decay", weight_decay), **kwargs)
+        super().__init__(name=name, weight_decay=options.check_non_negative("weight_decay", weight_decay), **kwargs)
         if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
             learning_rate = KerasSchedule(learning_rate)
+        elif callable(learning_rate) and not isinstance(
+            learning_rate, tf_keras.optimizers.schedules.LearningRateSchedule
+        ):
+            raise ValueError(
+                "`learning_rate` must be a number or a schedule: tf_keras would read another callable only once. "
+                f"Received: learning_rate={learning_rate!r}."
+            )
         self._learning_rate = self._build_learning_rate(learning_rate)
         self._set_lamb_options(beta_1, beta_2, epsilon)
-        self._set_layerwise_options(exclude_from_weight_decay, exclude_from_layer_adaptation, jit_compile)
+        self._set_layerwise_options(exclude_from_weight_decay, exclude_from_layer_adaptation, jit_compile, plan)
 
     def get_config(self):
         """Returns all options, from which `from_config` makes an equal optimizer."""
@@ -183,7 +188,7 @@ class KerasSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
 
 
 def _prepared(gradient, variable):
-    return tf.cast(replicas.densify(gradient), _compute_dtype(variable))
+    return replicas.densify(gradient, _compute_dtype(variable))
 
 
 def _without_autocast(variable):

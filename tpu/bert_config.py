@@ -1,12 +1,24 @@
 """The config of a BERT pre-training run: what configs/bert/*.yaml may say."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from config import Section
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_regular_expression)]
 
 
 class DataConfig(Section):
@@ -16,7 +28,7 @@ class DataConfig(Section):
     dupe_factor: int = Field(gt=0, description="how many times each document is masked anew.")
     masked_lm_probability: Probability = Field(0.15, description="the share of tokens to predict.")
     short_sequence_probability: Probability = Field(0.1, description="the share of pairs made shorter at random.")
-    seed: int = Field(12345, description="the seed of pairing and masking.")
+    seed: int = Field(12345, ge=0, description="the seed of pairing and masking.")
 
 
 class ModelConfig(Section):
@@ -46,8 +58,8 @@ class OptimizerConfig(Section):
     beta_2: float = Field(0.999, ge=0, lt=1)
     epsilon: float = Field(1e-6, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    exclude_from_weight_decay: tuple[str, ...] = ()
-    exclude_from_layer_adaptation: tuple[str, ...] | None = None
+    exclude_from_weight_decay: tuple[Pattern, ...] = ()
+    exclude_from_layer_adaptation: tuple[Pattern, ...] | None = None
     global_clipnorm: float | None = Field(1.0, gt=0)
 
 
@@ -77,7 +89,7 @@ class RunConfig(Section):
     steps_per_loop: int = Field(20, gt=0, description="the updates between two returns to the host.")
     checkpoint_every_steps: int = Field(200, gt=0, description="the updates between two checkpoints.")
     eval_global_batch_size: int = Field(128, gt=0, description="the sequences of one evaluation step.")
-    seed: int = Field(12345, description="the seed of initial weights and of the order of examples.")
+    seed: int = Field(12345, ge=0, description="the seed of initial weights and of the order of examples.")
 
 
 class PretrainConfig(Section):

@@ -31,7 +31,9 @@ def train_batches(strategy, files, example_count, stage, seed, skip_steps):
 
     def epoch(index):
         order = tf.data.Dataset.from_tensor_slices(sorted(files)).shuffle(len(files), seed=seed + index)
-        records = order.interleave(tf.data.TFRecordDataset, cycle_length=READ_FILES, deterministic=True)
+        records = order.interleave(
+            tf.data.TFRecordDataset, cycle_length=READ_FILES, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
         return records.shuffle(SHUFFLE_EXAMPLES, seed=seed + index)
 
     def batches(context):

@@ -1,11 +1,13 @@
 """What a folder of prepared pre-training data holds, and whether it is all there."""
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
 import pydantic
 from pydantic import Field
 
+from atomic_file import atomic_path
 from bert_config import DataConfig
 from config import ConfigError, Section
 
@@ -66,10 +68,10 @@ class Manifest(Section):
 
 
 def load(data_dir: str | Path) -> Manifest:
-    """Reads the manifest of a folder and checks that every file is there with its size.
+    """Reads the manifest of a folder and checks that every file is there and whole.
 
     Raises:
-        ConfigError: The manifest is missing or unreadable, or a file is missing or has another size.
+        ConfigError: The manifest is missing or unreadable, or a file is missing or has another content.
     """
     manifest = read(data_dir)
     check_files(manifest, data_dir)
@@ -98,7 +100,7 @@ def read(data_dir: str | Path) -> Manifest:
 
 
 def is_complete(manifest: Manifest, data_dir: str | Path) -> bool:
-    """Whether every file of the manifest is there with its size."""
+    """Whether every file of the manifest is there and whole."""
     try:
         check_files(manifest, data_dir)
     except ConfigError:
@@ -107,7 +109,7 @@ def is_complete(manifest: Manifest, data_dir: str | Path) -> bool:
 
 
 def check_files(manifest: Manifest, data_dir: str | Path) -> None:
-    """Raises a `ConfigError` if a file of the manifest is missing or has another size."""
+    """Raises a `ConfigError` if a file of the manifest is missing or has another content."""
     for file in (manifest.vocab_file, *manifest.record_files):
         path = Path(data_dir) / file.name
         if not path.is_file():
@@ -117,6 +119,36 @@ def check_files(manifest: Manifest, data_dir: str | Path) -> None:
                 f"Prepared data is damaged. Received: {path} of {path.stat().st_size} bytes. "
                 f"Expected {file.size_bytes} bytes."
             )
+        if sha256(path) != file.sha256:
+            raise ConfigError(
+                f"Prepared data is damaged. Received: {path} with another content. Expected SHA-256 {file.sha256}."
+            )
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def claim_folder(manifest: Manifest, model_dir: str | Path) -> None:
+    """Binds a run's folder to its data: the first call leaves a copy of the manifest there.
+
+    Raises:
+        ConfigError: The run was begun with other data.
+    """
+    path = Path(model_dir) / MANIFEST_NAME
+    if not path.exists():
+        with atomic_path(path) as unfinished:
+            unfinished.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    elif read(model_dir).settings != manifest.settings:
+        raise ConfigError(
+            f"The run was begun with other data. Received: data unlike that of {path}. "
+            "Expected the same data, or another folder for the run."
+        )
 
 
 def check_covers(manifest: Manifest, stages) -> None:

@@ -1,9 +1,14 @@
 """BERT pre-training: Model Garden's model, and a loss that is one mean over the global batch."""
 
+import warnings
+
 import tensorflow as tf
 import tf_keras
 from official.nlp.configs import bert, encoders
 from official.nlp.tasks import masked_lm
+
+# Model Garden's pretrainer gives its encoder the positions too, of which the encoder complains.
+warnings.filterwarnings("ignore", message=r"Input dict contained keys \['masked_lm_positions'\]")
 
 IGNORED_BY_MODEL = ("masked_lm_ids", "masked_lm_weights", "next_sentence_labels", "example_weights")
 

@@ -65,7 +65,7 @@ def load(path: str | Path, schema: type[Config], overrides: list[str] = ()) -> C
         )
     try:
         tree = _yaml().load(path.read_text(encoding="utf-8")) or {}
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     for override in overrides:
         _set(tree, override)
@@ -100,9 +100,9 @@ def _set(tree: Any, override: str) -> None:
         for key in parents:
             node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
         node[int(last) if isinstance(node, list) else last] = _yaml().load(value)
-    except (ValueError, IndexError, TypeError, AttributeError):
+    except (YAMLError, ValueError, IndexError, TypeError, AttributeError):
         raise ConfigError(
-            f"An override names no field of the config. Received: {override!r}. "
+            f"An override names no field of the config, or gives it no YAML value. Received: {override!r}. "
             "Expected dotted names, with a number for each entry of a list, for example stages.0.steps=10."
         ) from None
 

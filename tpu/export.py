@@ -32,6 +32,7 @@ def main(argv=None):
     try:
         config = load(arguments.model_dir / CONFIG_NAME, PretrainConfig)
         manifest = bert_manifest.load(arguments.data_dir)
+        bert_manifest.claim_folder(manifest, arguments.model_dir)
         print(f"SavedModel: {export(config, manifest, arguments.data_dir, arguments.model_dir)}")
     except ConfigError as error:
         print(f"export: {error}", file=sys.stderr)

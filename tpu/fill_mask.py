@@ -1,6 +1,8 @@
 """Fills the [MASK]s of a sentence with the likeliest tokens, by a SavedModel of export.py and plain TensorFlow.
 
-python tpu/fill_mask.py --saved_model RUN/saved_model "Return the [MASK] of the list."
+    python tpu/fill_mask.py --saved_model RUN/saved_model "Return the [MASK] of the list."
+
+Where the folder holds several versions, the newest is taken.
 """
 
 import argparse
@@ -64,8 +66,10 @@ def fill(saved_model, sentence, count):
         For each [MASK], a list of pairs of token and probability, the likeliest first.
 
     Raises:
-        ConfigError: The sentence has no [MASK], or is longer than the model takes.
+        ConfigError: The sentence has no [MASK] or is longer than the model takes, or `count` is not positive.
     """
+    if count < 1:
+        raise ConfigError(f"There must be a filling to print. Received: --count {count}. Expected a number >= 1.")
     if MASK not in sentence:
         raise ConfigError(f"The sentence has no {MASK}. Received: {sentence!r}. Expected for example 'A {MASK} word.'")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -94,7 +98,7 @@ def fill(saved_model, sentence, count):
         raise ConfigError(
             f"The sentence is longer than the model takes. Received: {len(ids)} tokens. Expected fewer."
         ) from None
-    top = tf.math.top_k(tf.nn.softmax(outputs["mlm_logits"][0]), count)
+    top = tf.math.top_k(tf.nn.softmax(outputs["mlm_logits"][0]), min(count, len(vocabulary)))
     return [
         [(vocabulary[index], float(probability)) for index, probability in zip(indices, probabilities, strict=True)]
         for indices, probabilities in zip(top.indices.numpy(), top.values.numpy(), strict=True)

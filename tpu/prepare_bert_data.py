@@ -303,8 +303,7 @@ def serialize(example: Example, tf: Any) -> bytes:
 
 def describe_file(path: Path) -> dict[str, Any]:
     """The fields of a `DataFile`."""
-    content = path.read_bytes()
-    return {"name": path.name, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"name": path.name, "size_bytes": path.stat().st_size, "sha256": bert_manifest.sha256(path)}
 
 
 def most_frequent_token(documents: list[Document], vocabulary: list[str]) -> TokenFrequency:

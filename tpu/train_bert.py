@@ -8,6 +8,7 @@ and the results on the held-out documents. The same command continues a run that
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -40,8 +41,11 @@ def main(argv=None):
         config = load(arguments.config_file, PretrainConfig, arguments.overrides)
         manifest = bert_manifest.load(arguments.data_dir)
         bert_manifest.check_covers(manifest, config.stages)
-        claim_folder(arguments.model_dir, config)
         strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
+        for size in (*(stage.global_batch_size for stage in config.stages), config.run.eval_global_batch_size):
+            strategies.per_replica_batch_size(size, strategy)
+        claim_folder(arguments.model_dir, config)
+        bert_manifest.claim_folder(manifest, arguments.model_dir)
         run(config, manifest, strategy, Path(arguments.data_dir), Path(arguments.model_dir))
     except ConfigError as error:
         print(f"train_bert: {error}", file=sys.stderr)
@@ -85,7 +89,7 @@ def run(config, manifest, strategy, data_dir, model_dir):
     (model_dir / "plan.txt").write_text(f"{optimizer.plan()}\n", encoding="utf-8")
     print(*str(optimizer.plan()).splitlines()[-2:], sep="\n")
 
-    # The newest checkpoint.
+    # The newest checkpoint. Orbit's controllers restore it again, to no effect.
     checkpoints = training_loop.checkpoint_manager(
         model_dir / CHECKPOINTS, model, optimizer, config.run.checkpoint_every_steps
     )
@@ -128,6 +132,7 @@ def run(config, manifest, strategy, data_dir, model_dir):
         progress.close()
 
         # Evaluation on the held-out documents, at the length of the last stage.
+        stage = config.stages[-1]
         files = manifest.select("held_out", stage.seq_length)
         dataset, steps = bert_input.eval_batches(
             strategy,
@@ -164,12 +169,16 @@ def report(results, baseline_token, model_dir):
     accuracy, baseline = results["masked_lm_accuracy"], results["unigram_accuracy"]
     print(
         f"held-out masked-LM accuracy {accuracy:.2%}, loss {results['masked_lm_loss']:.3f}\n"
-        f"unigram baseline            {baseline:.2%}  (always {baseline_token.token!r}): "
-        f"{accuracy / baseline:.1f} times as accurate\n"
+        f"unigram baseline            {baseline:.2%} (always {baseline_token.token!r})\n"
         f"next-sentence accuracy      {results['next_sentence_accuracy']:.2%}"
     )
     return results
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if exit_code == 130:
+        # TensorFlow's iterators can take a minute to wind down, and whoever interrupts does not want to wait.
+        sys.stdout.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
