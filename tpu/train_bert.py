@@ -111,7 +111,8 @@ def run(config, manifest, strategy, data_dir, model_dir):
     shown = {"loss": "masked_lm_loss", "acc": "masked_lm_accuracy", "lr": "learning_rate"}
     progress = training_loop.Progress(total_steps, done_steps, optimizer.iterations, shown)
     first_step = 0
-    with training_loop.orbit_messages_to(model_dir / "orbit.log"):
+    stop = training_loop.StopAtEdge(checkpoints, optimizer.iterations)
+    with training_loop.orbit_messages_to(model_dir / "orbit.log"), stop:
         for number, stage in enumerate(config.stages, start=1):
             last_step = first_step + stage.steps
             if done_steps < last_step:
@@ -126,7 +127,7 @@ def run(config, manifest, strategy, data_dir, model_dir):
                     skip_steps=max(0, done_steps - first_step),
                 )
                 trainer = training_loop.Trainer(strategy, task, model, optimizer, metrics, dataset)
-                controller = orbit.Controller(trainer=trainer, train_actions=[progress], **controller_options)
+                controller = orbit.Controller(trainer=trainer, train_actions=[progress, stop], **controller_options)
                 controller.train(last_step)
             first_step = last_step
         progress.close()

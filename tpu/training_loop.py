@@ -1,6 +1,8 @@
 """The loop around a task's steps, on Orbit: metrics, checkpoints, summaries and a progress bar."""
 
 import contextlib
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -96,6 +98,41 @@ class Progress:
     def close(self):
         """Leaves the bar as it stands."""
         self._bar.close()
+
+
+class StopAtEdge:
+    """Turns the first Ctrl-C into a checkpoint and a stop at the next edge of the device loop; the second acts at once.
+
+    A context, and an action for Orbit. Elsewhere an interrupt may be lost: Python drops one that comes in a destructor.
+
+    Args:
+        checkpoints: The `tf.train.CheckpointManager` to save with.
+        iterations: The optimizer's counter of updates.
+    """
+
+    def __init__(self, checkpoints, iterations):
+        self._checkpoints, self._iterations = checkpoints, iterations
+        self._requested = False
+
+    def __enter__(self):
+        """Takes over SIGINT."""
+        self._previous = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(self, *_):
+        """Gives SIGINT back."""
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _request(self, *_):
+        self._requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tqdm.write("stopping after this loop; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    def __call__(self, output):
+        """Raises KeyboardInterrupt, with a checkpoint saved, if a stop was asked for."""
+        if self._requested:
+            self._checkpoints.save(checkpoint_number=self._iterations, check_interval=False)
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
