@@ -50,6 +50,7 @@ $(VENV)/.python:
 	@test -f $(CONSTRAINTS) || { echo "make: this project needs Python 3.10 to 3.13. Received: $(PYTHON) is $(PYTHON_VERSION). \
 	Expected for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) 'pip>=23.1'  # Python 3.10 brings an older one, which cannot build seqeval.
 	@touch $@
 
 $(VENV)/.models: $(VENV)/.python setup.cfg pyproject.toml $(CONSTRAINTS)
