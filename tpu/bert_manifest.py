@@ -66,6 +66,13 @@ class Manifest(Section):
         """The files of one split and length, in order of their names."""
         return [file for file in self.record_files if (file.split, file.seq_length) == (split, seq_length)]
 
+    def records(
+        self, data_dir: str | Path, split: Literal["train", "held_out"], seq_length: int
+    ) -> tuple[list[str], int]:
+        """The paths of the files of one split and length, and how many examples they hold together."""
+        files = self.select(split, seq_length)
+        return [str(Path(data_dir) / file.name) for file in files], sum(file.examples for file in files)
+
 
 def load(data_dir: str | Path) -> Manifest:
     """Reads the manifest of a folder and checks that every file is there and whole.

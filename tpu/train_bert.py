@@ -117,11 +117,9 @@ def run(config, manifest, strategy, data_dir, model_dir):
             last_step = first_step + stage.steps
             if done_steps < last_step:
                 progress.begin_stage(f"stage {number}", stage.global_batch_size)
-                files = manifest.select("train", stage.seq_length)
                 dataset = bert_input.train_batches(
                     strategy,
-                    [str(data_dir / file.name) for file in files],
-                    sum(file.examples for file in files),
+                    *manifest.records(data_dir, "train", stage.seq_length),
                     stage,
                     seed=config.run.seed + 1_000_000 * number,
                     skip_steps=max(0, done_steps - first_step),
@@ -134,11 +132,9 @@ def run(config, manifest, strategy, data_dir, model_dir):
 
         # Evaluation on the held-out documents, at the length of the last stage.
         stage = config.stages[-1]
-        files = manifest.select("held_out", stage.seq_length)
         dataset, steps = bert_input.eval_batches(
             strategy,
-            [str(data_dir / file.name) for file in files],
-            sum(file.examples for file in files),
+            *manifest.records(data_dir, "held_out", stage.seq_length),
             stage,
             config.run.eval_global_batch_size,
         )
