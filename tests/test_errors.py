@@ -24,7 +24,11 @@ TABLE = [
     ({"weight_decay": None}, ValueError, r"`weight_decay` must be a number >= 0\. Received: weight_decay=None"),
     ({"jit_compile": "yes"}, ValueError, r"`jit_compile` must be 'auto', True or False\. Received:.*'yes'"),
     ({"exclude_from_weight_decay": "bias"}, TypeError, r"must be a list\. Received:.*'bias'\. Expected a list of"),
-    ({"exclude_from_layer_adaptation": [3]}, TypeError, r"entry that is not a string\. Received: 3\. Expected a list"),
+    (
+        {"exclude_from_layer_adaptation": [3]},
+        TypeError,
+        r"neither a string, a layer nor a variable\. Received: 3\. Expected a list",
+    ),
     (
         {"exclude_from_weight_decay": ["("]},
         ValueError,

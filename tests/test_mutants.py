@@ -7,28 +7,35 @@ from keras import ops
 from test_lamb import split_in_two_slices
 from tolerances import RELATIVE_L2, distance
 
-from tf_lamb import core, layerwise, replicas, rules
+from tf_lamb import core, replicas, rules, update
+from tf_lamb.lamb import LambUpdate
 
 FLOAT32 = RELATIVE_L2["float32", "cpu"]
 CLIPNORM = trajectory.OPTIONS["global_clipnorm"]
 
 
-def lamb_with(decay_inside=True, epsilon_in_root=False, square=ops.square):
+def lamb_with(epsilon_in_root=False, square=ops.square):
     """`core.lamb`, written anew with a fault."""
 
-    def lamb(w, g, m, v, corrections, *, learning_rate, beta_1, beta_2, epsilon, weight_decay, adapted):
+    def lamb(w, g, m, v, corrections, *, beta_1, beta_2, epsilon, weight_decay, nesterov, stored):
         m = beta_1 * m + (1 - beta_1) * g
         v = beta_2 * v + (1 - beta_2) * square(g)
-        v_hat = v / corrections[1]
+        v_hat = v / corrections[1][0]
         root = ops.sqrt(v_hat + epsilon) if epsilon_in_root else ops.sqrt(v_hat) + epsilon
-        update = m / corrections[0] / root
-        if decay_inside:
-            update = update + weight_decay * w
-        ratio = core.trust_ratio(w, update) if adapted else 1.0
-        w = w - learning_rate * ratio * update
-        return w if decay_inside else w - learning_rate * weight_decay * w, m, v
+        return m / corrections[0][0] / root + weight_decay * w, m, v
 
     return lamb
+
+
+def decay_outside(patch):
+    """Keras 3's own order: the decay acts on the variable, and the update is that of no decay."""
+    new_values = LambUpdate.new_values
+
+    def decayed_first(self, step, w, g, slots, learning_rate, scalars):
+        self.decay_inside_ratio = False
+        return new_values(self, step, w, g, slots, learning_rate, scalars)
+
+    patch.setattr(LambUpdate, "new_values", decayed_first)
 
 
 def squares_of_the_two_parts(g):
@@ -45,26 +52,37 @@ def last_of_repeated_ids(gradient, dtype):
 
 def clip_before_the_sum(patch):
     """Keras 3's own order: every replica clips its share, and the clipped shares are summed."""
-    patch.setattr(layerwise.LayerwiseUpdate, "_clip", lambda self, gradients: gradients)
+    no_clip(patch)
     whole_sum = replicas.sum_over_replicas
-    patch.setattr(replicas, "sum_over_replicas", lambda g: whole_sum(core.clip_by_global_norm(g, CLIPNORM)))
+    patch.setattr(
+        replicas, "sum_over_replicas", lambda g, *exempt: whole_sum(core.clip_by_global_norm(g, CLIPNORM), *exempt)
+    )
+
+
+def no_clip(patch):
+    patch.setattr(update.LayerwiseUpdate, "_clip", lambda self, gradients: (gradients, None, None))
 
 
 def same_list_for_both(patch):
-    make_plan = rules.make_plan
-    patch.setattr(rules, "make_plan", lambda paths, shapes, decay, adaptation: make_plan(paths, shapes, decay, None))
+    matches = rules.ExclusionList.matches
+
+    def always_the_list_for_decay(self, *arguments):
+        self.entries = tuple(trajectory.OPTIONS["exclude_from_weight_decay"])
+        return matches(self, *arguments)
+
+    patch.setattr(rules.ExclusionList, "matches", always_the_list_for_decay)
 
 
 MUTANTS = {
-    "adam": lambda patch: patch.setattr(core, "trust_ratio", lambda w, update: 1.0),
-    "decay_outside_the_ratio": lambda patch: patch.setattr(core, "lamb", lamb_with(decay_inside=False)),
+    "adam": lambda patch: patch.setattr(core, "trust_ratio", lambda *norms, **_: core.Trust(1.0, *norms)),
+    "decay_outside_the_ratio": decay_outside,
     "no_bias_correction": lambda patch: patch.setattr(core, "bias_correction", lambda beta, t: ops.ones_like(t)),
     "late_bias_correction": lambda patch: patch.setattr(
         core, "bias_correction", lambda beta, t: 1 - ops.power(ops.cast(beta, t.dtype), t + 1)
     ),
     "epsilon_inside_the_root": lambda patch: patch.setattr(core, "lamb", lamb_with(epsilon_in_root=True)),
     "clip_before_the_sum": clip_before_the_sum,
-    "no_clip": lambda patch: patch.setattr(layerwise.LayerwiseUpdate, "_clip", lambda self, gradients: gradients),
+    "no_clip": no_clip,
     "sparse_squared_before_the_sum": lambda patch: patch.setattr(
         core, "lamb", lamb_with(square=squares_of_the_two_parts)
     ),

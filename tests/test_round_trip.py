@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 import tf_lamb
-from tf_lamb.layerwise import variable_path
+from tf_lamb.state import variable_path
 from tf_lamb.tf_keras import LAMB as TfKerasLAMB
 
 RANDOM = np.random.default_rng(5)

@@ -1,6 +1,7 @@
 """Exclusion lists become one plan; what they hit is visible, and what they do not hit is warned of."""
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -12,8 +13,13 @@ PATHS = ["net/dense/kernel", "net/dense/bias", "net/norm/gamma"]
 SHAPES = [(4, 3), (3,), (3,)]
 
 
-def plan(decay, adaptation):
-    return rules.make_plan(PATHS, SHAPES, decay, adaptation)
+def plan(decay, adaptation, paths=PATHS, shapes=SHAPES, layer_axes=None):
+    lists = (
+        rules.ExclusionList("exclude_from_weight_decay", decay),
+        rules.ExclusionList("exclude_from_layer_adaptation", adaptation),
+    )
+    variables = [np.zeros(shape) for shape in shapes]
+    return rules.make_plan(variables, paths, *lists, rules.LayerAxes(layer_axes), id)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,7 @@ def test_matched_patterns_are_not():
 def test_an_exact_path_hits_no_other():
     pattern = rules.exactly("net/dense/kernel")
     paths = ["net/dense/kernel", "net/dense/kernel_1", "big_net/dense/kernel", "net/densexkernel"]
-    resolved = rules.make_plan(paths, [()] * 4, (pattern,), None)
+    resolved = plan((pattern,), None, paths, [()] * 4)
     assert [rule.decayed for rule in resolved] == [False, True, True, True]
 
 

@@ -40,7 +40,7 @@ def test_all_variables_are_one_xla_computation(jit_compile):
     assert len(compiled) == (1 if jit_compile else 0)
     if jit_compile:
         assigns = [node for node in compiled[0].node_def if node.op == "AssignVariableOp"]
-        assert len(assigns) == 6  # A weight and two moments, of two variables.
+        assert len(assigns) == 7  # A weight and two moments, of two variables, and the count of updates.
         assert not [node for node in graph.as_graph_def().node if node.op == "Sqrt"]
 
 

@@ -1,35 +1,54 @@
-"""The mathematics of LAMB, as pure functions over `keras.ops`.
+"""The mathematics of layer-wise adaptive optimizers, as pure functions over `keras.ops`.
 
-For one variable `w` with gradient `g`, already summed over replicas and clipped, at update `t` = 1, 2, ...:
+A step is a *base update* times a *trust ratio*. For LAMB, one variable `w` with gradient `g`, already summed over
+replicas and clipped, at update `t` = 1, 2, ...:
 
     (1)  m = beta_1 * m + (1 - beta_1) * g
     (2)  v = beta_2 * v + (1 - beta_2) * g^2
     (3)  m_hat = m / (1 - beta_1^t),   v_hat = v / (1 - beta_2^t)
     (4)  r = m_hat / (sqrt(v_hat) + epsilon)
     (5)  update = r + weight_decay * w
-    (6)  trust_ratio = ||w|| / ||update||, and 1 where either norm is 0
+    (6)  trust_ratio = phi(||w||) / ||update||, and 1 where either norm is 0
     (7)  w = w - learning_rate * trust_ratio * update
 
-Reference: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", arXiv 1904.00962v5
-(ICLR 2020), algorithm 2.
+phi bounds the weight norm and is the identity by default. N-LAMB replaces m_hat of (3) by the look-ahead
+
+    (3n) m_hat = beta_1 * m / (1 - beta_1^(t+1)) + (1 - beta_1) * g / (1 - beta_1^t)
+
+and NN-LAMB does the same to v_hat, with g^2 and beta_2. LARS takes the ratio before the momentum,
+
+    (8)  local = trust_coefficient * phi(||w||) / (||g|| + weight_decay * ||w|| + epsilon), and 1 where either norm is 0
+    (9)  b = momentum * b + learning_rate * local * (g + weight_decay * w)
+    (10) w = w - b,   with Nesterov: w = w - (momentum * b + learning_rate * local * (g + weight_decay * w))
+
+or after it, as algorithm 1 of the LAMB paper does. Normalised SGD is (6) and (7) with the update g + weight_decay * w.
+
+References: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", arXiv 1904.00962v5
+(ICLR 2020), algorithms 1 and 2 and section 3; You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks",
+arXiv 1708.03888, equation 6 and algorithm 1.
 
 Differs from
-  - `keras.optimizers.Lamb`: there the decay acts outside the trust ratio, and before the norm is taken.
-  - versions 1 to 3 of the paper and the code behind it: those have no bias correction (3).
-  - DeepSpeed: there the bias correction is part of the step size, outside the norm of (6).
-  - LAMBC and DeepSpeed: those bound the trust ratio.
+  1. `keras.optimizers.Lamb`: there the decay acts outside the trust ratio, and before the norm is taken.
+  2. versions 1 to 3 of the paper and the code behind it: those have no bias correction (3).
+  3. DeepSpeed: there the bias correction is part of the step size, outside the norm of (6), and the ratio is bounded.
+  4. LAMBC: it bounds the trust ratio by 1.
+  5. the paper's N-LAMB: as recalled, not verified, it prints one more factor beta_2 on v_hat. (3n) has none.
+  6. LARS of Model Garden and optax: their denominator is ||g + weight_decay * w||.
 
 Every function takes and returns arrays of `compute_dtype(w.dtype)`, so a bfloat16 variable is updated in float32.
-Norms are written as plain sums of squares, which XLA fuses with what produces the squares.
+Norms are written as plain sums, which XLA fuses with what produces their terms.
 """
 
 import math
+from typing import NamedTuple
 
 from keras import backend, ops
 
+NORMS = ("l2", "l1", "linf")
+
 
 def compute_dtype(dtype):
-    """The dtype in which a variable of `dtype` is updated and its moments are kept.
+    """The dtype in which a variable of `dtype` is updated and its moments are computed.
 
     Args:
         dtype: The name of the variable's floating-point dtype.
@@ -57,62 +76,146 @@ def bias_correction(beta, t):
     return -ops.expm1(t * math.log(beta))
 
 
-def norm(x):
-    """The L2 norm of all of `x`, a scalar of the dtype of `x`."""
-    return ops.sqrt(ops.sum(ops.square(x)))
-
-
-def trust_ratio(w, update):
-    """The factor of equation (6) by which an adapted variable scales its update.
+def norm(x, kind="l2", layer_axis=None):
+    """The norm of `x`, or of each of its slices.
 
     Args:
-        w: The variable's value, of any shape.
-        update: The update of equation (5), of the same shape and dtype.
+        x: An array of any shape.
+        kind: `"l2"`, `"l1"` or `"linf"`.
+        layer_axis: An axis whose slices are layers of their own, or None: all of `x` is one layer.
 
     Returns:
-        A scalar: ||w|| / ||update||, and exactly 1 where either norm is 0.
+        A scalar of the dtype of `x`; with a `layer_axis`, an array that broadcasts against `x`, one value a slice.
     """
-    weight_norm = norm(w)
-    update_norm = norm(update)
+    axes = None if layer_axis is None else tuple(axis for axis in range(len(x.shape)) if axis != layer_axis)
+    keepdims = layer_axis is not None
+    if kind == "l1":
+        return ops.sum(ops.abs(x), axes, keepdims=keepdims)
+    if kind == "linf":
+        return ops.max(ops.abs(x), axes, keepdims=keepdims, initial=0.0)
+    return ops.sqrt(ops.sum(ops.square(x), axes, keepdims=keepdims))
+
+
+class Trust(NamedTuple):
+    """What scales the update of one variable.
+
+    Attributes:
+        ratio: The trust ratio.
+        weight_norm: ||w||, before any bound.
+        update_norm: The norm of the update.
+        bounded: Whether a bound changed the ratio; None where there are no bounds.
+    """
+
+    ratio: object
+    weight_norm: object
+    update_norm: object
+    bounded: object = None
+
+
+def trust_ratio(
+    weight_norm, update_norm, *, weight_norm_bounds=None, trust_ratio_bounds=None, denominator=None, coefficient=1.0
+):
+    """The factor of equations (6) and (8) by which an adapted variable scales its update.
+
+    Args:
+        weight_norm: ||w||, a scalar or one value a slice.
+        update_norm: The norm of the update, of the same shape. In (8), ||g||.
+        weight_norm_bounds: The pair (lower, upper) of phi; either may be None.
+        trust_ratio_bounds: The pair (lower, upper) that bounds the ratio itself.
+        denominator: What phi(||w||) is divided by; by default `update_norm`.
+        coefficient: A Python float, LARS's trust coefficient.
+
+    Returns:
+        A `Trust`, whose ratio is exactly 1 where either norm is 0: no bound and no coefficient applies there.
+    """
     both = ops.logical_and(weight_norm > 0, update_norm > 0)
-    return ops.where(both, weight_norm / ops.where(both, update_norm, 1.0), 1.0)
+    phi = bounded(weight_norm, weight_norm_bounds)
+    ratio = coefficient * phi / ops.where(both, update_norm if denominator is None else denominator, 1.0)
+    bounded_ratio = bounded(ratio, trust_ratio_bounds)
+    hit = None
+    if weight_norm_bounds or trust_ratio_bounds:
+        hit = ops.logical_and(both, ops.logical_or(phi != weight_norm, bounded_ratio != ratio))
+    return Trust(ops.where(both, bounded_ratio, 1.0), weight_norm, update_norm, hit)
 
 
-def lamb(w, g, m, v, corrections, *, learning_rate, beta_1, beta_2, epsilon, weight_decay, adapted):
-    """One update of one variable, equations (1) to (7).
+def bounded(x, bounds):
+    """`x` with each element moved into [lower, upper]; `bounds` is that pair, either side None, or None."""
+    lower, upper = bounds or (None, None)
+    x = x if lower is None else ops.maximum(x, lower)
+    return x if upper is None else ops.minimum(x, upper)
+
+
+def look_ahead(moment, new, beta, corrections):
+    """The Nesterov estimate (3n) of a moment.
+
+    Args:
+        moment: The moment after this update.
+        new: What the moment averages: g, or g^2.
+        beta: Its decay, a Python float.
+        corrections: The pair 1 - beta^t and 1 - beta^(t+1), or 1 and 1 without bias correction.
+
+    Returns:
+        The estimate, of the shape of `moment`.
+    """
+    return beta * moment / corrections[1] + (1.0 - beta) * new / corrections[0]
+
+
+def lamb(w, g, m, v, corrections, *, beta_1, beta_2, epsilon, weight_decay, nesterov=False, stored=None):
+    """The base update of LAMB, equations (1) to (5).
 
     Args:
         w: The variable's value, of any shape.
         g: Its gradient, summed over replicas and clipped.
         m: Its first moment.
         v: Its second moment.
-        corrections: The pair 1 - beta_1^t and 1 - beta_2^t, from `bias_correction`: the same for all variables.
-        learning_rate: A scalar.
+        corrections: For each beta the pair 1 - beta^t and 1 - beta^(t+1), or 1 and 1: the same for all variables.
         beta_1: A Python float, the decay of `m`.
         beta_2: A Python float, the decay of `v`.
         epsilon: A Python float, added outside the root.
         weight_decay: A Python float, 0 for a variable that is excluded from decay.
-        adapted: Whether the update is scaled by the trust ratio.
+        nesterov: False, `"m"` for (3n) on the first moment, or `"mv"` for both.
+        stored: For each moment, a function that rounds it to what its storage holds; the update uses it so.
 
     Returns:
-        The new `w`, `m` and `v`.
+        The update, and the new `m` and `v`.
     """
     # (1), (2): 1 - beta is taken in Python's double precision.
+    square = ops.square(g)
     m = beta_1 * m + (1.0 - beta_1) * g
-    v = beta_2 * v + (1.0 - beta_2) * ops.square(g)
+    v = beta_2 * v + (1.0 - beta_2) * square
+    if stored is not None:
+        m, v = stored[0](m), stored[1](v)
 
-    # (3), (4)
-    m_hat = m / corrections[0]
-    v_hat = v / corrections[1]
+    # (3), (3n)
+    m_hat = look_ahead(m, g, beta_1, corrections[0]) if nesterov else m / corrections[0][0]
+    v_hat = look_ahead(v, square, beta_2, corrections[1]) if nesterov == "mv" else v / corrections[1][0]
+
+    # (4), (5)
     update = m_hat / (ops.sqrt(v_hat) + epsilon)
-
-    # (5)
     if weight_decay:
         update = update + weight_decay * w
+    return update, m, v
 
-    # (6), (7)
-    step_size = learning_rate * trust_ratio(w, update) if adapted else learning_rate
-    return w - step_size * update, m, v
+
+def momentum(buffer, x, *, momentum, dampening=0.0, nesterov=False, stored=None):
+    """Heavy-ball or Nesterov momentum, equations (9) and (10).
+
+    Args:
+        buffer: The buffer b.
+        x: What it accumulates, of the same shape.
+        momentum: A Python float.
+        dampening: A Python float: `x` enters times 1 - dampening.
+        nesterov: Whether to look ahead.
+        stored: A function that rounds the buffer to what its storage holds.
+
+    Returns:
+        What to step by, and the new buffer.
+    """
+    x = (1.0 - dampening) * x if dampening else x
+    buffer = momentum * buffer + x
+    if stored is not None:
+        buffer = stored(buffer)
+    return (momentum * buffer + x if nesterov else buffer), buffer
 
 
 def clip_by_norm(gradient, limit):
@@ -120,19 +223,24 @@ def clip_by_norm(gradient, limit):
     return gradient * _clip_factor(norm(gradient), limit)
 
 
-def clip_by_global_norm(gradients, limit):
+def global_norm(gradients):
+    """The L2 norm of a non-empty list of arrays taken together, a scalar of their widest dtype."""
+    dtype = backend.result_type(*(backend.standardize_dtype(g.dtype) for g in gradients))
+    return ops.sqrt(sum(ops.cast(ops.sum(ops.square(g)), dtype) for g in gradients))
+
+
+def clip_by_global_norm(gradients, limit, gradient_norm=None):
     """Scales all gradients by one factor, such that their norm taken together is at most `limit`.
 
     Args:
         gradients: A non-empty list of arrays, already summed over replicas.
         limit: A positive Python float.
+        gradient_norm: Their `global_norm`, where it is known.
 
     Returns:
         The list of scaled gradients: unchanged where the norm is within the limit, NaN where it is not finite.
     """
-    dtype = backend.result_type(*(g.dtype for g in gradients))
-    global_norm = ops.sqrt(sum(ops.cast(ops.sum(ops.square(g)), dtype) for g in gradients))
-    factor = _clip_factor(global_norm, limit)
+    factor = _clip_factor(global_norm(gradients) if gradient_norm is None else gradient_norm, limit)
     return [g * ops.cast(factor, g.dtype) for g in gradients]
 
 

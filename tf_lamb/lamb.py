@@ -1,4 +1,4 @@
-"""LAMB for Keras 3."""
+"""LAMB, for Keras 3; the base update serves the tf_keras class as well."""
 
 import keras
 
@@ -7,36 +7,83 @@ from tf_lamb.layerwise import LayerwiseOptimizer
 
 
 class LambUpdate:
-    """The options and the state of LAMB, the same for Keras 3 and tf_keras."""
+    """The options and the base update of LAMB, the same for Keras 3 and tf_keras."""
 
     slot_names = ("m", "v")
+    stochastic_slots = ("v",)
 
-    def _set_lamb_options(self, beta_1, beta_2, epsilon):
-        self.beta_1 = options.check_beta("beta_1", beta_1)
-        self.beta_2 = options.check_beta("beta_2", beta_2)
-        self.epsilon = options.check_non_negative("epsilon", epsilon)
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-6,
+        weight_decay=0.0,
+        exclude_from_weight_decay=None,
+        exclude_from_layer_adaptation=None,
+        name="LAMB",
+        bias_correction=True,
+        nesterov=False,
+        decay_inside_ratio=True,
+        **kwargs,
+    ):
+        beta_1, beta_2 = options.check_beta("beta_1", beta_1), options.check_beta("beta_2", beta_2)
+        epsilon = options.check_non_negative("epsilon", epsilon)
+        options.check_choice("bias_correction", bias_correction, (True, False, "step_size"))
+        options.check_choice("nesterov", nesterov, (False, "m", "mv"))
+        options.check_choice("decay_inside_ratio", decay_inside_ratio, (True, False))
+        learning_rate, weight_decay = options.translate_addons_names(
+            learning_rate, weight_decay, kwargs, lambda rate, d: keras.optimizers.schedules.InverseTimeDecay(rate, 1, d)
+        )
+        super().__init__(
+            learning_rate,
+            weight_decay=weight_decay,
+            exclude_from_weight_decay=exclude_from_weight_decay,
+            exclude_from_layer_adaptation=exclude_from_layer_adaptation,
+            name=name,
+            **kwargs,
+        )
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.bias_correction, self.nesterov = bias_correction, nesterov
+        self.decay_inside_ratio = decay_inside_ratio
 
     def step_scalars(self, t):
-        """The denominators of the bias correction."""
-        return core.bias_correction(self.beta_1, t), core.bias_correction(self.beta_2, t)
+        """For each beta the denominators of the bias correction at t and t + 1, and a factor of the step."""
+        betas = (self.beta_1, self.beta_2)
+        exact = [(core.bias_correction(beta, t), core.bias_correction(beta, t + 1)) for beta in betas]
+        off = [(1.0, 1.0)] * 2
+        if self.bias_correction == "step_size":
+            return off, keras.ops.sqrt(exact[1][0]) / exact[0][0]
+        return (exact if self.bias_correction else off), None
 
-    def new_values(self, rule, w, g, slots, learning_rate, scalars):
-        """The new weight, first and second moment of one variable."""
-        return core.lamb(
+    def new_values(self, step, w, g, slots, learning_rate, scalars):
+        """The new weight, first and second moment of one variable, and its trust ratio."""
+        corrections, step_factor = scalars
+        weight_decay = self.weight_decay if step.rule.decayed else 0.0
+        if not self.decay_inside_ratio:
+            w, weight_decay = w - learning_rate * weight_decay * w, 0.0
+        update, m, v = core.lamb(
             w,
             g,
             *slots,
-            scalars,
-            learning_rate=learning_rate,
+            corrections,
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             epsilon=self.epsilon,
-            weight_decay=self.weight_decay if rule.decayed else 0.0,
-            adapted=rule.adapted,
+            weight_decay=weight_decay,
+            nesterov=self.nesterov,
+            stored=step.stored,
         )
+        trust = step.trust(w, update)
+        step_size = learning_rate * trust.ratio
+        if step_factor is not None:
+            step_size = step_size * step_factor
+        return w - step_size * update, m, v, trust
 
-    def _lamb_config(self):
-        return {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+    def get_config(self):
+        """Returns all options, from which `from_config` makes an equal optimizer."""
+        names = ("beta_1", "beta_2", "epsilon", "bias_correction", "nesterov", "decay_inside_ratio")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable(package="tf_lamb")
@@ -57,23 +104,25 @@ class LAMB(LambUpdate, LayerwiseOptimizer):
         beta_2: A float in [0, 1), the decay of the second moment.
         epsilon: A float >= 0, added to the root of the second moment.
         weight_decay: A float >= 0, the weight of the variable within its update.
-        exclude_from_weight_decay: A list of regular expressions. A variable does not decay when one of them is found
-            in its full path, for example `encoder/layer_0/attention_norm/gamma`.
+        exclude_from_weight_decay: A list of regular expressions, layers or variables. A variable does not decay when
+            a regular expression is found in its full path, for example `encoder/layer_0/attention_norm/gamma`.
         exclude_from_layer_adaptation: The same for the trust ratio, which is then 1. None means the same as the list
-            for decay; `[]` means that every variable adapts.
-        jit_compile: `"auto"` or True: on the TensorFlow backend the update of all variables is one XLA computation per
-            replica, part of the training step where that is compiled itself. False: plain TensorFlow operations.
+            for decay; `()` means that every variable adapts.
         name: The name of the optimizer and the prefix of its variables.
-        plan: Only for `from_config`: the resolved lists of the optimizer that was saved.
-        **kwargs: The other options of `keras.optimizers.Optimizer`. `clipnorm`, `global_clipnorm` and `clipvalue`
-            clip the gradients after they are summed over replicas.
+        bias_correction: True for equation (3); False for the first three versions of the paper; `"step_size"` for
+            DeepSpeed, which multiplies the step by sqrt(1 - beta_2^t) / (1 - beta_1^t) instead, outside the norm.
+        nesterov: False; `"m"` for N-LAMB, with a look-ahead of the first moment; `"mv"` for NN-LAMB, of both.
+        decay_inside_ratio: False decays by `learning_rate * weight_decay * w` before the norms are taken, as
+            `keras.optimizers.Lamb` does.
+        **kwargs: The options of `tf_lamb.layerwise.LayerwiseOptimizer`. The names of TensorFlow Addons
+            (`weight_decay_rate`, `lr`, `decay`) are taken with a hint.
 
     Moments are kept and updates computed in float32 (float64 for float64 variables). Of the options only
     `learning_rate` may be set after the first step.
 
     Raises:
         ValueError: An option is out of its range.
-        TypeError: An exclusion list is not a list of strings.
+        TypeError: An exclusion list is not a list, or holds something else than strings, layers and variables.
 
     Example:
 
@@ -91,30 +140,3 @@ class LAMB(LambUpdate, LayerwiseOptimizer):
     decayed: 1 of 2 tensors, 8 of 10 parameters
     adapted: 1 of 2 tensors, 8 of 10 parameters
     """
-
-    def __init__(
-        self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-6,
-        weight_decay=0.0,
-        exclude_from_weight_decay=None,
-        exclude_from_layer_adaptation=None,
-        name="LAMB",
-        jit_compile="auto",
-        plan=None,
-        **kwargs,
-    ):
-        super().__init__(
-            learning_rate=learning_rate,
-            weight_decay=options.check_non_negative("weight_decay", weight_decay),
-            name=name,
-            **kwargs,
-        )
-        self._set_lamb_options(beta_1, beta_2, epsilon)
-        self._set_layerwise_options(exclude_from_weight_decay, exclude_from_layer_adaptation, jit_compile, plan)
-
-    def get_config(self):
-        """Returns all options, from which `from_config` makes an equal optimizer."""
-        return {**super().get_config(), **self._lamb_config()}

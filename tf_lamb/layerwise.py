@@ -1,136 +1,63 @@
-"""What every layer-wise optimizer shares: options, plan, clipping and the loop over variables."""
+"""The base class of the optimizers for Keras 3."""
 
 import contextlib
 
 import keras
 from keras import ops
 
-from tf_lamb import core, options, rules
+from tf_lamb.state import compute_dtype, variable_path
+from tf_lamb.update import LayerwiseUpdate
 
-if keras.backend.backend() == "tensorflow":
+BACKEND = keras.backend.backend()
+if BACKEND == "tensorflow":
     from tf_lamb import replicas
-
-
-class LayerwiseUpdate:
-    """The update of a list of variables, the same for Keras 3 and tf_keras.
-
-    A mixin: a concrete optimizer also inherits from the optimizer class of its Keras, and from a class that names
-    the state in `slot_names` and computes in `step_scalars` and `new_values`.
-    """
-
-    slot_names = ()
-
-    def _set_layerwise_options(self, decay_patterns, adaptation_patterns, jit_compile, saved_plan):
-        # Not named like Keras's method `exclude_from_weight_decay`, which the attribute would hide.
-        self._decay_patterns = rules.check_patterns("exclude_from_weight_decay", decay_patterns)
-        self._adaptation_patterns = rules.check_patterns("exclude_from_layer_adaptation", adaptation_patterns)
-        self.jit_compile = options.check_jit_compile(jit_compile)
-        for name in ("clipnorm", "global_clipnorm", "clipvalue"):
-            options.check_limit(name, getattr(self, name))
-        self._saved_plan = saved_plan
-        self._plan = None
-
-    def plan(self):
-        """What happens to each variable: its path, shape, whether it decays and adapts, and the deciding pattern.
-
-        Returns:
-            A `tf_lamb.rules.Plan`, a tuple of rules that prints as a table.
-
-        Raises:
-            ValueError: The optimizer has not been built on variables.
-        """
-        if self._plan is None:
-            raise ValueError(
-                "The optimizer has no plan before it knows its variables. "
-                "Call `optimizer.build(model.trainable_variables)` first."
-            )
-        return self._plan
-
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """Adds to the list `exclude_from_weight_decay`, before the optimizer is built.
-
-        Where `exclude_from_layer_adaptation` is None, the variables do not adapt either.
-
-        Args:
-            var_list: Variables to exclude, by their full paths.
-            var_names: Regular expressions to exclude by; they are searched in the variables' full paths.
-
-        Raises:
-            ValueError: The optimizer is built already, so its plan is fixed.
-        """
-        if self._plan is not None:
-            raise ValueError(
-                "`exclude_from_weight_decay()` was called after the optimizer was built, when its plan is fixed. "
-                "Call it before the first step, or pass the list to the constructor."
-            )
-        patterns = (*(rules.exactly(variable_path(v)) for v in var_list or ()), *(var_names or ()))
-        self._decay_patterns = (*(self._decay_patterns or ()), *rules.check_patterns("var_names", patterns))
-
-    def _make_plan(self, variables):
-        paths = [variable_path(variable) for variable in variables]
-        shapes = [tuple(variable.shape) for variable in variables]
-        if self._saved_plan is not None and [row[0] for row in self._saved_plan] != paths:
-            self._plan = rules.restore_plan(self._saved_plan, paths, shapes)
-        else:
-            self._plan = rules.make_plan(paths, shapes, self._decay_patterns, self._adaptation_patterns)
-
-    def _update_variables(self, indices, gradients, variables, learning_rate, t):
-        """Assigns new values to variables and their state.
-
-        Args:
-            indices: The position of each updated variable in the plan.
-            gradients: For each, its gradient in its compute dtype, summed over replicas.
-            variables: For each, a list of the variable and its slots; anything with `assign`.
-            learning_rate: A scalar.
-            t: The count of updates from 1, an integer scalar.
-        """
-        gradients = self._clip(gradients)
-        scalars = {}
-        for index, gradient, (variable, *slots) in zip(indices, gradients, variables, strict=True):
-            dtype = keras.backend.standardize_dtype(gradient.dtype)
-            if dtype not in scalars:
-                scalars[dtype] = ops.cast(learning_rate, dtype), self.step_scalars(ops.cast(t, dtype))
-            new_values = self.new_values(
-                self._plan[index],
-                ops.cast(variable, dtype),
-                gradient,
-                [ops.cast(s, dtype) for s in slots],
-                *scalars[dtype],
-            )
-            for target, value in zip([variable, *slots], new_values, strict=True):
-                target.assign(ops.cast(value, target.dtype))
-
-    def _clip(self, gradients):
-        if self.clipnorm:
-            return [core.clip_by_norm(gradient, self.clipnorm) for gradient in gradients]
-        if self.global_clipnorm:
-            return core.clip_by_global_norm(gradients, self.global_clipnorm)
-        if self.clipvalue:
-            return [ops.clip(gradient, -self.clipvalue, self.clipvalue) for gradient in gradients]
-        return gradients
-
-    def _layerwise_config(self):
-        return {
-            "exclude_from_weight_decay": _as_list(self._decay_patterns),
-            "exclude_from_layer_adaptation": _as_list(self._adaptation_patterns),
-            "jit_compile": self.jit_compile,
-            "plan": self._saved_plan if self._plan is None else rules.plan_config(self._plan),
-        }
-
-    def step_scalars(self, t):
-        """What depends on the update count `t` alone, computed once for all variables."""
-        raise NotImplementedError
-
-    def new_values(self, rule, w, g, slots, learning_rate, scalars):
-        """The new value of a variable `w` with gradient `g`, followed by those of its `slots`."""
-        raise NotImplementedError
+elif BACKEND == "torch":
+    import torch
 
 
 class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
-    """Base of the optimizers for Keras 3.
+    """Base of the optimizers for Keras 3: a base update times a trust ratio, for each layer.
 
     Gradients are summed over the replicas of a tf.distribute strategy first and clipped after that, so N replicas do
-    what one does on the same global batch.
+    what one does on the same global batch. Subclasses name their state in `slot_names` and compute in `step_scalars`
+    and `new_values`.
+
+    Args:
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without arguments.
+        weight_decay: A float >= 0.
+        exclude_from_weight_decay: A list of regular expressions, layers or variables, or None.
+        exclude_from_layer_adaptation: The same for the trust ratio. None means the list for decay, `()` means none.
+        layer_axes: A dictionary of regular expressions to axes: the slices of a matching variable along the axis are
+            layers with norms of their own, for example the heads of a fused kernel. None: a variable is one layer.
+        norm: `"l2"`, `"l1"` or `"linf"`, the norm of weights and updates in the trust ratio.
+        weight_norm_bounds: A pair (lower, upper) that bounds the weight norm, phi of the paper; either may be None.
+        trust_ratio_bounds: A pair (lower, upper) that bounds the trust ratio; either may be None.
+        master_weights: Whether bfloat16 and float16 variables have a float32 master, whose rounding errors do not
+            accumulate. Where a variable is written by somebody else, it wins over its master.
+        moment_dtype: `"bfloat16"` stores moments in half the memory, `("bfloat16", "float32")` only the first of two.
+            The second moment of LAMB is rounded stochastically. None: float32. Moments of float64 variables are
+            float64 in any case.
+        skip_nonfinite: Whether a step is skipped, and not counted, when a summed gradient is infinite or NaN. With
+            accumulation one bad gradient drops its whole cycle. `skipped_steps` counts them.
+        dynamic_loss_scale: Whether the loss is scaled for float16: halved after a skipped step, doubled after
+            `dynamic_growth_steps` others. It implies `skip_nonfinite`, and is safe under a strategy. In a loop of
+            your own, give the loss to `scale_loss` before taking gradients.
+        initial_scale: A float > 0, the first loss scale.
+        dynamic_growth_steps: An integer >= 1.
+        gradient_accumulation_steps: An integer >= 2: the mean gradient of so many calls makes one update. Schedules,
+            averages and `iterations` count updates. None: every call is an update.
+        telemetry: Whether the update writes `statistics()`.
+        telemetry_every_steps: An integer >= 1: how often the global gradient norm is taken if clipping does not.
+        jit_compile: `"auto"` or True: on the TensorFlow backend the update of all variables is one XLA computation per
+            replica, part of the training step where that is compiled itself. False: plain TensorFlow operations.
+        plan: Only for `from_config`: the resolved lists of the optimizer that was saved.
+        **kwargs: The other options of `keras.optimizers.Optimizer`: `name`, `clipnorm`, `global_clipnorm` and
+            `clipvalue`, which clip the gradients after they are summed over replicas; `use_ema`, `ema_momentum`,
+            `ema_overwrite_frequency`, `loss_scale_factor`.
+
+    Raises:
+        ValueError: An option is out of its range.
+        TypeError: A list or dictionary of patterns holds something else.
     """
 
     def build(self, variables):
@@ -141,92 +68,105 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        super().build(variables)
-        self._make_plan(variables)
-        self._slots = [
-            [self.add_variable_from_reference(variable, name) for name in self.slot_names] for variable in variables
-        ]
-        if keras.backend.backend() == "tensorflow":
-            self._replica_update = replicas.ReplicaUpdate(self._update_variables, self.jit_compile)
+        # Keras would make averages and accumulators here: before the moments, and in the dtype of the variables.
+        use_ema, accumulation_steps = self.use_ema, self.gradient_accumulation_steps
+        self.use_ema, self.gradient_accumulation_steps = False, None
+        super().build(list(variables))
+        self.use_ema, self.gradient_accumulation_steps = use_ema, accumulation_steps
+        self._build_state(self._trainable_variables)
+        if BACKEND == "tensorflow":
+            self._replica_update = replicas.ReplicaUpdate(self._update_variables, self._options.jit_compile)
 
-    def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
-        """Adds a variable of the shape of another, placed where that is, in the dtype of its update.
+    def _add_variable(self, shape, dtype, name, initial_value):
+        initializer = keras.initializers.Constant(initial_value)
+        return self.add_variable(
+            shape, initializer=initializer, dtype=dtype, name=name, aggregation="only_first_replica"
+        )
 
-        Keras gives it the dtype of the other, which may be too narrow for moments and accumulated gradients.
-
-        Args:
-            reference_variable: The model's variable.
-            name: What the variable holds.
-            initializer: A Keras initializer.
-        """
-        if name == "average":  # Keras assigns the moving average to the model's variable as it is.
-            return super().add_variable_from_reference(reference_variable, name, initializer)
+    def _add_variable_like(self, variable, dtype, name):
         place = contextlib.nullcontext()
-        if keras.backend.backend() == "tensorflow":
-            place = self._distribution_strategy.extended.colocate_vars_with(native(reference_variable))
+        if BACKEND == "tensorflow":
+            place = self._distribution_strategy.extended.colocate_vars_with(native(variable))
         with place:
             return self.add_variable(
-                shape=reference_variable.shape,
-                initializer=initializer,
-                dtype=_compute_dtype(reference_variable),
-                layout=getattr(reference_variable, "_layout", None),
-                name=f"{variable_path(reference_variable).replace('/', '_')}_{name}",
+                shape=variable.shape,
+                dtype=dtype,
+                layout=getattr(variable, "_layout", None),
+                name=f"{variable_path(variable).replace('/', '_')}_{name}",
             )
 
     def apply(self, grads, trainable_variables=None):
         """Updates the variables.
 
         Args:
-            grads: A list of gradients, tensors or `tf.IndexedSlices`; those of repeated ids are summed.
+            grads: A list of gradients, tensors or `tf.IndexedSlices`; those of repeated ids are summed. A variable
+                whose gradient is None stays as it is.
             trainable_variables: The variables, in the order of `grads`; by default those the optimizer was built on.
+
+        Raises:
+            ValueError: There is no gradient at all, or the gradients are not of the variables the optimizer was built
+                on.
+            RuntimeError: Keras's LossScaleOptimizer calls under a strategy with several replicas.
         """
-        if keras.backend.backend() == "tensorflow":
-            # Keras's own steps before the update, such as accumulation, do not take sparse gradients.
-            grads = [g if g is None else replicas.densify(g, _compute_dtype(g)) for g in grads]
-        super().apply(grads, trainable_variables)
+        grads = list(grads)
+        if not grads:
+            return
+        variables = self._resolve_variables(grads, trainable_variables)
+        gradients = self._gradients_by_position(grads, variables, self._trainable_variables_indices)
+        if BACKEND == "tensorflow":
+            replicas.refuse_keras_loss_scale_optimizer()
+            overwritten = [rule.overwritten for rule in self._plan]
+            gradients = replicas.sum_over_replicas(gradients, overwritten)
+            states = self._variable_states(self._trainable_variables, native)
+            self._replica_update(gradients, states, self._shared_state(native), self.learning_rate)
+            return
+        with torch.no_grad() if BACKEND == "torch" else contextlib.nullcontext():
+            states = self._variable_states(self._trainable_variables, _same)
+            self._update_variables(gradients, states, self._shared_state(_same), self.learning_rate)
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        indices = tuple(self._get_variable_index(variable) for variable in trainable_variables)
-        grads = [
-            ops.cast(gradient, _compute_dtype(variable))
-            for gradient, variable in zip(grads, trainable_variables, strict=True)
-        ]
-        variables = [
-            [variable, *self._slots[index]] for index, variable in zip(indices, trainable_variables, strict=True)
-        ]
-        t = self.iterations + 1
-        if keras.backend.backend() == "tensorflow":
-            variables = [[native(variable) for variable in group] for group in variables]
-            self._replica_update(indices, replicas.sum_over_replicas(grads), variables, learning_rate, t)
-        else:
-            self._update_variables(indices, grads, variables, learning_rate, t)
+    def _resolve_variables(self, grads, variables):
+        if variables is None and not self.built:
+            raise ValueError(
+                "The optimizer does not know its variables. "
+                "Call `optimizer.build(model.trainable_variables)` first, or pass the variables."
+            )
+        if variables is None:
+            variables = self._trainable_variables
+        variables = list(variables)
+        if len(grads) != len(variables):
+            raise ValueError(
+                "The gradients must match the variables one to one. "
+                f"Received: {len(grads)} gradients for {len(variables)} variables."
+            )
+        if not self.built:
+            self.build(variables)
+        return variables
 
-    def _clip_gradients(self, grads):
-        # Keras clips here, before replicas are summed. The update clips after the sum.
-        return grads
+    def _prepared(self, gradient, variable):
+        """A dense gradient in the dtype of the update, not scaled; None stays."""
+        if gradient is None:
+            return None
+        dtype = compute_dtype(variable)
+        gradient = replicas.densify(gradient, dtype) if BACKEND == "tensorflow" else ops.cast(gradient, dtype)
+        overwritten = getattr(variable, "overwrite_with_gradient", False)
+        return gradient if self.loss_scale_factor is None or overwritten else gradient / self.loss_scale_factor
 
-    def _apply_weight_decay(self, variables):
-        # Keras would decay here, outside the update. The update holds the decay.
-        pass
+    def _overwrite_model_variables_with_average_value(self, trainable_variables):
+        # Keras would assign the averages as they are, which may be wider than the variables.
+        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
+            if average is not None:
+                variable.assign(ops.cast(average, variable.dtype))
 
-    def get_config(self):
-        """Returns all options, from which `from_config` makes an equal optimizer."""
-        return {**super().get_config(), **self._layerwise_config()}
-
-
-def variable_path(variable):
-    """The full path of a Keras 3, tf_keras or TensorFlow variable, without TensorFlow's `:0`."""
-    return getattr(variable, "path", None) or variable.name.split(":")[0]
+    @property
+    def iterations(self):
+        """The count of updates made: skipped steps and the steps of an unfinished accumulation do not count."""
+        return self._iterations
 
 
 def native(variable):
-    """The backend's own variable behind a Keras 3 variable; any other variable as it is."""
+    """The backend's own variable behind a Keras 3 variable; any other variable, or None, as it is."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def _compute_dtype(variable):
-    return core.compute_dtype(keras.backend.standardize_dtype(variable.dtype))
-
-
-def _as_list(patterns):
-    return None if patterns is None else list(patterns)
+def _same(variable):
+    return variable

@@ -1,7 +1,9 @@
 """Checks of the options that every face of an optimizer shares; each error is one clear sentence."""
 
+import dataclasses
 import math
 import numbers
+import warnings
 
 
 def check_non_negative(name, value):
@@ -33,11 +35,131 @@ def check_count(name, value, low=1, high=math.inf):
     return int(value)
 
 
-def check_jit_compile(value):
-    """Returns `value`, or raises ValueError when it is none of "auto", True and False."""
-    if value != "auto" and not isinstance(value, bool):
-        raise ValueError(f"`jit_compile` must be 'auto', True or False. Received: jit_compile={value!r}.")
+def check_choice(name, value, choices):
+    """Returns `value`, or raises ValueError when it is not one of `choices`; True and 1 are different."""
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        expected = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}.")
     return value
+
+
+def check_bounds(name, value):
+    """Returns a pair (lower, upper) of floats or None, or None; raises ValueError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        lower, upper = value
+        if all(bound is None or (_is_number(bound) and 0 <= bound < math.inf) for bound in value) and (
+            lower is None or upper is None or lower <= upper
+        ):
+            return tuple(None if bound is None else float(bound) for bound in value)
+    raise ValueError(
+        f"`{name}` must be a pair (lower, upper) of numbers >= 0, either of them None for no bound. "
+        f"Received: {name}={value!r}."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerwiseOptions:
+    """The options that all layer-wise optimizers share; `tf_lamb.layerwise.LayerwiseOptimizer` documents them."""
+
+    norm: str = "l2"
+    weight_norm_bounds: tuple | None = None
+    trust_ratio_bounds: tuple | None = None
+    master_weights: bool = False
+    moment_dtype: str | tuple | None = None
+    skip_nonfinite: bool = False
+    dynamic_loss_scale: bool = False
+    initial_scale: float = 2.0**15
+    dynamic_growth_steps: int = 2000
+    telemetry: bool = False
+    telemetry_every_steps: int = 100
+    jit_compile: str | bool = "auto"
+
+    def __post_init__(self):
+        def check(check_value, name, *arguments):
+            object.__setattr__(self, name, check_value(name, getattr(self, name), *arguments))
+
+        check(check_choice, "norm", ("l2", "l1", "linf"))
+        check(check_bounds, "weight_norm_bounds")
+        check(check_bounds, "trust_ratio_bounds")
+        for name in ("master_weights", "skip_nonfinite", "dynamic_loss_scale", "telemetry"):
+            check(check_choice, name, (True, False))
+        check(check_limit, "initial_scale")
+        check(check_count, "dynamic_growth_steps")
+        check(check_count, "telemetry_every_steps")
+        check(check_choice, "jit_compile", ("auto", True, False))
+
+    def moment_dtypes(self, count):
+        """The dtype of each of `count` slots of a float32 or narrower variable, as a tuple of names.
+
+        Raises:
+            ValueError: `moment_dtype` is neither such a name, nor one for each slot.
+        """
+        names = self.moment_dtype
+        names = tuple(names) if isinstance(names, (list, tuple)) else (names or "float32",) * count
+        if len(names) != count or not set(names) <= {"float32", "bfloat16"}:
+            raise ValueError(
+                "`moment_dtype` must be None, 'float32', 'bfloat16', or one of the two names for each of the "
+                f"{count} moments. Received: moment_dtype={self.moment_dtype!r}."
+            )
+        return names
+
+    def config(self):
+        """The options as a dictionary that JSON can hold."""
+        options = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+def warn_of_empty_list(decay_list, adaptation_list):
+    """Warns of `exclude_from_layer_adaptation=[]` beside a list for decay, which elsewhere means something else."""
+    if adaptation_list == [] and decay_list:
+        warnings.warn(
+            "`exclude_from_layer_adaptation=[]` means here that every variable adapts. In TensorFlow Addons and Model "
+            "Garden it meant the list `exclude_from_weight_decay`. Use `()` for the first, without this warning, or "
+            "None for the second.",
+            stacklevel=5,
+        )
+
+
+def translate_addons_names(learning_rate, weight_decay, options, make_decaying):
+    """Takes the names of TensorFlow Addons out of `options`, with a hint at ours.
+
+    Args:
+        learning_rate: The rate given under our name.
+        weight_decay: The decay given under our name.
+        options: The remaining keywords, which lose `lr`, `weight_decay_rate` and `decay`.
+        make_decaying: A function of (learning_rate, decay) that gives the schedule learning_rate / (1 + decay * step).
+
+    Returns:
+        The learning rate and the weight decay.
+
+    Raises:
+        ValueError: `decay` was given with a schedule.
+    """
+
+    def renamed(old, new, value):
+        if old not in options:
+            return value
+        warnings.warn(f"`{old}` is TensorFlow Addons' name. Use `{new}`, which is the same.", stacklevel=5)
+        return options.pop(old)
+
+    learning_rate = renamed("lr", "learning_rate", learning_rate)
+    weight_decay = renamed("weight_decay_rate", "weight_decay", weight_decay)
+    decay = check_non_negative("decay", options.pop("decay", None) or 0.0)
+    if decay:
+        if not _is_number(learning_rate):
+            raise ValueError(
+                "`decay` needs a number as the learning rate. Put the decay into the schedule. "
+                f"Received: learning_rate={learning_rate!r}, decay={decay!r}."
+            )
+        warnings.warn(
+            "`decay` is TensorFlow Addons' option. Use the schedule `keras.optimizers.schedules.InverseTimeDecay("
+            f"{learning_rate!r}, decay_steps=1, decay_rate={decay!r})` as the learning rate, which is the same.",
+            stacklevel=4,
+        )
+        learning_rate = make_decaying(learning_rate, decay)
+    return learning_rate, weight_decay
 
 
 def _is_number(value):

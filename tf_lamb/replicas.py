@@ -3,6 +3,9 @@
 Both the Keras 3 and the tf_keras optimizers run through here. Only this file knows of `tf.distribute` and of XLA.
 """
 
+import sys
+
+import keras
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
@@ -13,11 +16,12 @@ def densify(gradient, dtype):
     return tf.convert_to_tensor(tf.cast(gradient, dtype))
 
 
-def sum_over_replicas(gradients):
+def sum_over_replicas(gradients, exempt=None):
     """Sums each gradient over the replicas of the current strategy, once.
 
     Args:
-        gradients: A list of dense tensors.
+        gradients: A list of dense tensors and None.
+        exempt: For each gradient, whether it stays as it is; by default none does.
 
     Returns:
         The list of sums, the same on every replica.
@@ -31,16 +35,40 @@ def sum_over_replicas(gradients):
             "Gradients were applied in the cross-replica context of a tf.distribute strategy, "
             "where every replica has its own. Expected a call from within a function given to `strategy.run`."
         )
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    gradients = list(gradients)
+    summed = [i for i, g in enumerate(gradients) if g is not None and not (exempt and exempt[i])]
+    if summed:
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [gradients[i] for i in summed])
+        for i, gradient in zip(summed, sums, strict=True):
+            gradients[i] = gradient
+    return gradients
+
+
+def refuse_keras_loss_scale_optimizer():
+    """Raises RuntimeError if Keras's LossScaleOptimizer makes the call, and there are several replicas.
+
+    It tests the gradients before they are summed and takes the first replica's answer for all.
+    """
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1:
+        return
+    frame = sys._getframe()
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), keras.optimizers.LossScaleOptimizer):
+            raise RuntimeError(
+                "`keras.optimizers.LossScaleOptimizer` tests gradients before they are summed over replicas, and takes "
+                f"the first replica's answer for all {strategy.num_replicas_in_sync}. Use `dynamic_loss_scale=True` of "
+                "the optimizer itself, which tests the sum."
+            )
+        frame = frame.f_back
 
 
 class ReplicaUpdate:
     """Runs an update of all variables on every replica, as one XLA computation each.
 
     Args:
-        update: A function of `(indices, gradients, variables, learning_rate, t)` that assigns to `variables`.
-            `indices` is a tuple of the positions of the updated variables; `variables` holds for each of them a
-            list of the `tf.Variable` and its state.
+        update: A function of `(gradients, states, shared, learning_rate)` that assigns to the variables in the nested
+            structures `states` and `shared`.
         jit_compile: Whether to compile. Where the caller's own step is compiled already, the update becomes a part
             of that and nothing is compiled here.
     """
@@ -54,22 +82,24 @@ class ReplicaUpdate:
         """How many times the update was traced, outside of a compiled step of the caller."""
         return self._compiled.experimental_get_tracing_count()
 
-    def __call__(self, indices, gradients, variables, learning_rate, t):
-        """Updates `variables` on every replica; called by each replica with gradients that are already summed."""
-        arguments = (gradients, tf.convert_to_tensor(learning_rate), tf.convert_to_tensor(t))
+    def __call__(self, gradients, states, shared, learning_rate):
+        """Updates the variables on every replica; called by each replica with gradients that are already summed."""
 
-        def on_all_replicas(strategy, gradients, learning_rate, t):
+        def on_all_replicas(strategy, gradients, learning_rate):
             if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-                self._update(indices, gradients, variables, learning_rate, t)
+                self._update(gradients, states, shared, learning_rate)
             elif not tf.distribute.has_strategy():
-                self._compiled(indices, gradients, variables, learning_rate, t)
+                self._compiled(gradients, states, shared, learning_rate)
             else:
                 for replica, device in enumerate(strategy.extended.worker_devices):
-                    local = tf.nest.map_structure(
-                        lambda value, replica=replica: strategy.experimental_local_results(value)[replica],
-                        (gradients, variables, learning_rate, t),
-                    )
-                    with tf.device(device):
-                        self._compiled(indices, *local)
 
-        tf.__internal__.distribute.interim.maybe_merge_call(on_all_replicas, tf.distribute.get_strategy(), *arguments)
+                    def local(value, replica=replica):
+                        return None if value is None else strategy.experimental_local_results(value)[replica]
+
+                    arguments = tf.nest.map_structure(local, (gradients, states, shared, learning_rate))
+                    with tf.device(device):
+                        self._compiled(*arguments)
+
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            on_all_replicas, tf.distribute.get_strategy(), gradients, tf.convert_to_tensor(learning_rate)
+        )

@@ -1,4 +1,4 @@
-"""LAMB for tf_keras, the Keras of tf-models-official: the same update as for Keras 3, in tf_keras's optimizer class."""
+"""The optimizers for tf_keras, the Keras of tf-models-official: the same updates, in tf_keras's optimizer class."""
 
 import keras
 
@@ -16,13 +16,40 @@ except ModuleNotFoundError as error:
 
 import tensorflow as tf
 
-from tf_lamb import core, options, replicas
+from tf_lamb import replicas
 from tf_lamb.lamb import LambUpdate
-from tf_lamb.layerwise import LayerwiseUpdate, variable_path
+from tf_lamb.lars import LarsUpdate
+from tf_lamb.normalized_sgd import NormalizedSgdUpdate
+from tf_lamb.state import compute_dtype, storage_dtype, variable_path
+from tf_lamb.update import LayerwiseUpdate
 
 
-class LayerwiseOptimizer(LayerwiseUpdate, tf_keras.optimizers.Optimizer):
-    """Base of the optimizers for tf_keras, which sums gradients over replicas before it clips them."""
+class _RatedOptimizer(tf_keras.optimizers.Optimizer):
+    """tf_keras's optimizer class with the learning rate among its arguments, as Keras 3 has it."""
+
+    def __init__(self, learning_rate, name, **kwargs):
+        super().__init__(name=name, **kwargs)
+        if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            learning_rate = KerasSchedule(learning_rate)
+        elif callable(learning_rate) and not isinstance(
+            learning_rate, tf_keras.optimizers.schedules.LearningRateSchedule
+        ):
+            raise ValueError(
+                "`learning_rate` must be a number or a schedule: tf_keras would read another callable only once. "
+                f"Received: learning_rate={learning_rate!r}."
+            )
+        self._learning_rate = self._build_learning_rate(learning_rate)
+
+    def get_config(self):
+        """Returns the options of tf_keras."""
+        return {**super().get_config(), "learning_rate": self._serialize_hyperparameter(self._learning_rate)}
+
+
+class LayerwiseOptimizer(LayerwiseUpdate, _RatedOptimizer):
+    """Base of the optimizers for tf_keras, which sums gradients over replicas before it clips them.
+
+    It has the options of `tf_lamb.layerwise.LayerwiseOptimizer` but `loss_scale_factor`.
+    """
 
     def build(self, var_list):
         """Makes the plan and the state, once.
@@ -32,34 +59,30 @@ class LayerwiseOptimizer(LayerwiseUpdate, tf_keras.optimizers.Optimizer):
         """
         if getattr(self, "_built", False):
             return
-        super().build(var_list)
-        self._make_plan(var_list)
-        self._slots = [[self._add_slot(variable, name) for name in self.slot_names] for variable in var_list]
-        self._replica_update = replicas.ReplicaUpdate(self._update_variables, self.jit_compile)
+        self._build_index_dict(var_list)
+        self._model_variables = self._no_dependency(list(var_list))
+        self._build_state(var_list)
+        self._replica_update = replicas.ReplicaUpdate(self._update_variables, self._options.jit_compile)
         self._built = True
 
-    def _add_slot(self, variable, name):
+    def _add_variable(self, shape, dtype, name, initial_value):
+        variable = tf.Variable(
+            tf.fill(shape, tf.cast(initial_value, dtype)),
+            name=name,
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        self._variables.append(variable)
+        return variable
+
+    def _add_variable_like(self, variable, dtype, name):
         # tf_keras's add_variable_from_reference would take the dtype of the variable, which may be too narrow.
         with tf.distribute.get_strategy().extended.colocate_vars_with(variable):
-            slot = tf.Variable(
-                tf.zeros(variable.shape, _compute_dtype(variable)),
-                name=f"{variable_path(variable)}/{name}",
-                trainable=False,
+            like = tf.Variable(
+                tf.zeros(variable.shape, dtype), name=f"{variable_path(variable)}/{name}", trainable=False
             )
-        self._variables.append(slot)
-        return slot
-
-    def _update(self, gradients, variables):
-        for variable in variables:
-            if self._var_key(variable) not in self._index_dict:
-                raise ValueError(
-                    f"The optimizer was built without the variable {variable_path(variable)!r}. "
-                    "Call `optimizer.build(model.trainable_variables)` once the whole model is built."
-                )
-        indices = tuple(self._index_dict[self._var_key(variable)] for variable in variables)
-        groups = [[_without_autocast(v), *self._slots[index]] for index, v in zip(indices, variables, strict=True)]
-        gradients = [_prepared(gradient, variable) for gradient, variable in zip(gradients, variables, strict=True)]
-        self._replica_update(indices, gradients, groups, self.learning_rate, self.iterations + 1)
+        self._variables.append(like)
+        return like
 
     def aggregate_gradients(self, grads_and_vars):
         """Sums gradients over replicas, in the dtype of the update.
@@ -71,40 +94,67 @@ class LayerwiseOptimizer(LayerwiseUpdate, tf_keras.optimizers.Optimizer):
             The list with the sums in the place of the gradients.
         """
         grads_and_vars = list(grads_and_vars)
-        present = [_prepared(gradient, variable) for gradient, variable in grads_and_vars if gradient is not None]
-        sums = iter(replicas.sum_over_replicas(present) if present else [])
-        return [(None if gradient is None else next(sums), variable) for gradient, variable in grads_and_vars]
+        gradients = [self._prepared(gradient, variable) for gradient, variable in grads_and_vars]
+        return list(zip(replicas.sum_over_replicas(gradients), (v for _, v in grads_and_vars), strict=True))
 
-    def _internal_apply_gradients(self, grads_and_vars):
+    def apply_gradients(self, grads_and_vars, name=None, skip_gradients_aggregation=False, **kwargs):
+        """Updates the variables.
+
+        Args:
+            grads_and_vars: A list of (gradient, variable). A gradient may be `tf.IndexedSlices`, whose repeated ids
+                are summed; a variable whose gradient is None stays as it is.
+            name: Not used.
+            skip_gradients_aggregation: Whether the gradients are already summed over replicas.
+            **kwargs: `experimental_aggregate_gradients`, the reverse of that.
+
+        Returns:
+            The count of updates made, a variable.
+
+        Raises:
+            ValueError: There is no gradient at all, or the optimizer was built without one of the variables.
+        """
+        grads_and_vars = list(grads_and_vars)
+        if not grads_and_vars:
+            return self.iterations
+        if not skip_gradients_aggregation and kwargs.pop("experimental_aggregate_gradients", True):
+            grads_and_vars = self.aggregate_gradients(grads_and_vars)
+        self._compute_current_learning_rate()
         gradients, variables = zip(*grads_and_vars, strict=True)
-        self._update(gradients, variables)
-        return tf.__internal__.distribute.interim.maybe_merge_call(
-            self._finish_step, self._distribution_strategy, variables
-        )
+        with tf.init_scope():
+            self.build(variables)
+        by_position = self._gradients_by_position(gradients, variables, self._index_dict)
+        states = self._variable_states(self._model_variables, _without_autocast)
+        self._replica_update(by_position, states, self._shared_state(_without_autocast), self.learning_rate)
+        return self.iterations
 
-    def _finish_step(self, distribution, variables):
-        if self.use_ema:
-            self._update_model_variables_moving_average(variables)
-            if self.ema_overwrite_frequency:
-                tf.cond(
-                    tf.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0),
-                    lambda: self._overwrite_model_variables_with_average_value(variables),
-                    lambda: None,
-                )
-        return self.iterations.assign_add(1)
+    def compute_gradients(self, loss, var_list, tape=None):
+        """Takes the gradients of the loss, scaled if the optimizer has a dynamic loss scale.
 
-    def _clip_gradients(self, grads):
-        # The update clips, inside its compiled computation.
-        return grads
+        Args:
+            loss: A tensor, or a function without arguments that returns one.
+            var_list: The variables, or a function without arguments that returns them.
+            tape: The `tf.GradientTape` that recorded the loss, if that is a tensor.
 
-    def _apply_weight_decay(self, variables):
-        # tf_keras would decay here, outside the update. The update holds the decay.
-        pass
+        Returns:
+            A list of (gradient, variable).
+        """
+        if not self._options.dynamic_loss_scale:
+            return super().compute_gradients(loss, var_list, tape)
+        if callable(loss):
+            with tf.GradientTape() as tape:
+                loss = loss()
+        variables = var_list() if callable(var_list) else var_list
+        seed = self.scale_loss(tf.ones_like(loss))
+        return list(zip(tape.gradient(loss, variables, output_gradients=seed), variables, strict=True))
 
-    def get_config(self):
-        """Returns all options, from which `from_config` makes an equal optimizer."""
-        learning_rate = self._serialize_hyperparameter(self._learning_rate)
-        return {**super().get_config(), **self._layerwise_config(), "learning_rate": learning_rate}
+    def _prepared(self, gradient, variable):
+        return None if gradient is None else replicas.densify(gradient, compute_dtype(variable))
+
+    def _overwrite_model_variables_with_average_value(self, var_list):
+        # tf_keras would assign the averages as they are, which may be wider than the variables.
+        for variable in var_list:
+            average = self._model_variables_moving_average[self._index_dict[self._var_key(variable)]]
+            variable.assign(tf.cast(average, storage_dtype(variable)))
 
 
 @tf_keras.saving.register_keras_serializable(package="tf_lamb")
@@ -112,57 +162,23 @@ class LAMB(LambUpdate, LayerwiseOptimizer):
     """LAMB for tf_keras models: `tf_lamb.LAMB` with the same arguments, in tf_keras's optimizer class.
 
     Exclusion lists are searched in tf_keras's variable names without the `:0`, for example
-    `transformer/layer_0/self_attention_layer_norm/gamma`.
-
-    Args:
-        learning_rate: A float, a tf_keras `LearningRateSchedule`, or one of Keras 3, as in `tf_lamb.schedules`.
-        beta_1: A float in [0, 1), the decay of the first moment.
-        beta_2: A float in [0, 1), the decay of the second moment.
-        epsilon: A float >= 0, added to the root of the second moment.
-        weight_decay: A float >= 0, the weight of the variable within its update.
-        exclude_from_weight_decay: A list of regular expressions; see `tf_lamb.LAMB`.
-        exclude_from_layer_adaptation: The same for the trust ratio. None means the list for decay, `[]` means none.
-        name: The name of the optimizer.
-        plan: Only for `from_config`: the resolved lists of the optimizer that was saved.
-        jit_compile: `"auto"` or True: one XLA computation per replica. False: plain TensorFlow operations.
-        **kwargs: The other options of `tf_keras.optimizers.Optimizer`.
+    `transformer/layer_0/self_attention_layer_norm/gamma`. The learning rate may be a schedule of tf_keras or of Keras
+    3, as in `tf_lamb.schedules`, but no other callable.
 
     Raises:
         ValueError: An option is out of its range.
-        TypeError: An exclusion list is not a list of strings.
+        TypeError: An exclusion list is not a list, or holds something else than strings, layers and variables.
     """
 
-    def __init__(
-        self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-6,
-        weight_decay=0.0,
-        exclude_from_weight_decay=None,
-        exclude_from_layer_adaptation=None,
-        name="LAMB",
-        jit_compile="auto",
-        plan=None,
-        **kwargs,
-    ):
-        super().__init__(name=name, weight_decay=options.check_non_negative("weight_decay", weight_decay), **kwargs)
-        if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            learning_rate = KerasSchedule(learning_rate)
-        elif callable(learning_rate) and not isinstance(
-            learning_rate, tf_keras.optimizers.schedules.LearningRateSchedule
-        ):
-            raise ValueError(
-                "`learning_rate` must be a number or a schedule: tf_keras would read another callable only once. "
-                f"Received: learning_rate={learning_rate!r}."
-            )
-        self._learning_rate = self._build_learning_rate(learning_rate)
-        self._set_lamb_options(beta_1, beta_2, epsilon)
-        self._set_layerwise_options(exclude_from_weight_decay, exclude_from_layer_adaptation, jit_compile, plan)
 
-    def get_config(self):
-        """Returns all options, from which `from_config` makes an equal optimizer."""
-        return {**super().get_config(), **self._lamb_config()}
+@tf_keras.saving.register_keras_serializable(package="tf_lamb")
+class LARS(LarsUpdate, LayerwiseOptimizer):
+    """LARS for tf_keras models: `tf_lamb.LARS` with the same arguments; see `LAMB` of this module."""
+
+
+@tf_keras.saving.register_keras_serializable(package="tf_lamb")
+class NormalizedSGD(NormalizedSgdUpdate, LayerwiseOptimizer):
+    """Normalised SGD for tf_keras models: `tf_lamb.NormalizedSGD` with the same arguments; see `LAMB`."""
 
 
 @tf_keras.saving.register_keras_serializable(package="tf_lamb")
@@ -187,14 +203,6 @@ class KerasSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
         return {"schedule": keras.optimizers.schedules.serialize(self.schedule)}
 
 
-def _prepared(gradient, variable):
-    return replicas.densify(gradient, _compute_dtype(variable))
-
-
 def _without_autocast(variable):
     """The variable itself behind the wrapper that mixed precision puts around it."""
     return getattr(variable, "_variable", variable) if hasattr(variable, "true_dtype") else variable
-
-
-def _compute_dtype(variable):
-    return core.compute_dtype(_without_autocast(variable).dtype.name)

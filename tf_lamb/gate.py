@@ -1,0 +1,86 @@
+"""Whether a call of the optimizer ends in an update, and with which gradients.
+
+Three features decide that, in this order: dynamic loss scaling, skipping of non-finite gradients, and accumulation.
+All of them work on gradients that are already summed over replicas, so every replica decides the same, and all of them
+mask by `where`: there is no conditional.
+"""
+
+from keras import ops
+
+
+def unscale(gradients, loss_scale):
+    """Divides gradients by the dynamic loss scale, a power of two."""
+    return [None if g is None else g / ops.cast(loss_scale, g.dtype) for g in gradients]
+
+
+def all_finite(gradients):
+    """Whether no element is infinite or NaN, a boolean scalar."""
+    return ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in gradients if g is not None]))
+
+
+def masked(condition, new, old):
+    """`new` where the boolean scalar `condition` holds, else `old`; always `new` if the condition is None."""
+    return new if condition is None else ops.where(condition, new, ops.cast(old, new.dtype))
+
+
+def accumulate(gradients, accumulators, last, steps):
+    """Adds gradients to their accumulators, which start anew after the last micro-step of a cycle.
+
+    Args:
+        gradients: A list of arrays or None.
+        accumulators: For each, a variable.
+        last: Whether this is the last micro-step, a boolean scalar.
+        steps: The number of micro-steps, a Python int.
+
+    Returns:
+        The list of mean gradients over the cycle, to be used only if `last`.
+    """
+    means = []
+    for g, accumulator in zip(gradients, accumulators, strict=True):
+        if g is None:
+            means.append(None)
+            continue
+        total = ops.cast(accumulator, g.dtype) + g
+        accumulator.assign(ops.where(last, 0.0, total))
+        means.append(total / steps)
+    return means
+
+
+def decide(shared, finite, accumulation_steps):
+    """Counts this call, and decides whether it ends a cycle and whether the cycle ends in an update.
+
+    Args:
+        shared: The `SharedState`. Without accumulation every call is a cycle of its own.
+        finite: Whether this call's gradients are finite, a boolean scalar, or None where that is not asked.
+        accumulation_steps: The number of micro-steps in a cycle, a Python int, or None.
+
+    Returns:
+        The pair of boolean scalars (the cycle ends, an update is applied); None stands for "always".
+    """
+    ends, applied = None, finite
+    if accumulation_steps:
+        micro_step = shared.micro_step + 1
+        ends = applied = ops.equal(micro_step, accumulation_steps)
+        shared.micro_step.assign(ops.where(ends, 0, micro_step))
+        if finite is not None:
+            bad = shared.bad_micro_steps + ops.cast(ops.logical_not(finite), "int32")
+            applied = ops.logical_and(ends, ops.equal(bad, 0))
+            shared.bad_micro_steps.assign(ops.where(ends, 0, bad))
+    if finite is not None:
+        skipped = ops.logical_not(applied) if ends is None else ops.logical_and(ends, ops.logical_not(applied))
+        shared.skipped_steps.assign(shared.skipped_steps + ops.cast(skipped, "int32"))
+    return ends, applied
+
+
+def adjust_loss_scale(shared, ends, applied, growth_steps):
+    """Halves the loss scale after a skipped cycle, and doubles it after `growth_steps` updates without one.
+
+    The rule is that of Keras's LossScaleOptimizer; the scale does not fall below 1.
+    """
+    scale, good_steps = ops.convert_to_tensor(shared.loss_scale), shared.good_steps + 1
+    grows = ops.equal(good_steps, growth_steps)
+    finite_scale = ops.where(grows, scale * 2.0, scale)
+    scale_after = ops.where(applied, finite_scale, ops.maximum(scale * 0.5, 1.0))
+    good_after = ops.where(ops.logical_and(applied, ops.logical_not(grows)), good_steps, 0)
+    shared.loss_scale.assign(masked(ends, scale_after, scale))
+    shared.good_steps.assign(masked(ends, good_after, shared.good_steps))
