@@ -1,7 +1,10 @@
 # Every target sets itself up: it needs Python 3.10 to 3.13 and make, and keeps what it installs in .venv.
 #
 #   make train    text, vocabulary, two-stage BERT pre-training with LAMB, evaluation, export, a filled [MASK]
-#   make test     the tests
+#   make test     the tests, on the TensorFlow, JAX and torch backends of Keras
+#   make coverage the tests of the library, with every branch of the optimizers counted
+#   make matrix   the tests of the library on several versions of Python and Keras; installs them all
+#   make docs     the documentation, into build/docs
 #   make lint     ruff: format and check
 #
 # make PYTHON=python3.12 ... chooses the Python of a new .venv.
@@ -21,7 +24,10 @@ INSTALL := $(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: train test lint format clean
+BACKENDS := tensorflow jax torch
+SCRIPT_TESTS := $(addprefix tests/test_,bert_examples.py config.py prepare_bert_data.py python_docs.py train_bert.py)
+
+.PHONY: train test coverage matrix matrix-row docs lint format clean
 
 train: $(VENV)/.models
 	$(RUN_PYTHON) tpu/python_docs.py --output_dir $(TEXT)
@@ -32,7 +38,31 @@ train: $(VENV)/.models
 	$(RUN_PYTHON) tpu/fill_mask.py --saved_model $(RUN)/saved_model "$(SENTENCE)"
 
 test: $(VENV)/.test
-	$(RUN_PYTHON) -m pytest
+	set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest; done
+
+coverage: $(VENV)/.test
+	$(RUN_PYTHON) -m coverage erase
+	set -e; for backend in $(BACKENDS); do \
+		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m coverage run -m pytest $(addprefix --ignore=,$(SCRIPT_TESTS)); done
+	$(RUN_PYTHON) -m coverage combine --quiet
+	$(RUN_PYTHON) -m coverage report
+
+# Python and Keras of each row; Keras above 3.12 has no release for Python 3.10.
+matrix:
+	set -e; for row in 3.10:3.12.4 3.11:3.14.1 3.13:3.15.1; do $(MAKE) matrix-row PYTHON_VERSION=$${row%:*} KERAS=$${row#*:}; done
+
+matrix-row: ROW := build/matrix/python$(PYTHON_VERSION)-keras$(KERAS)
+matrix-row:
+	python$(PYTHON_VERSION) -m venv $(ROW)
+	sed 's/^keras==.*/keras==$(KERAS)/' constraints/python$(PYTHON_VERSION).txt > $(ROW)/constraints.txt
+	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
+	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--constraint $(ROW)/constraints.txt --editable '.[models,test]'
+	set -e; for backend in $(BACKENDS); do \
+		KERAS_BACKEND=$$backend $(ROW)/bin/python -m pytest -q $(addprefix --ignore=,$(SCRIPT_TESTS)); done
+
+docs: $(VENV)/.docs
+	$(VENV)/bin/sphinx-build -q -W --keep-going docs build/docs
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check .
@@ -59,6 +89,10 @@ $(VENV)/.models: $(VENV)/.python setup.cfg pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.test: $(VENV)/.models
 	$(INSTALL) --editable '.[models,test]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.models
+	$(INSTALL) --editable '.[models,docs]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.python $(CONSTRAINTS)

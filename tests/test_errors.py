@@ -46,6 +46,31 @@ TABLE = [
     ),
     ({"clipvalue": -2.0}, ValueError, r"`clipvalue` must be a number > 0, .* Received: clipvalue=-2\.0"),
     ({"exclude_from_weight_decay": 5}, TypeError, r"must be a list\. Received: exclude_from_weight_decay=5"),
+    ({"norm": "l3"}, ValueError, r"`norm` must be 'l2', 'l1' or 'linf'\. Received: norm='l3'"),
+    ({"weight_norm_bounds": 10}, ValueError, r"`weight_norm_bounds` must be a pair \(lower, upper\).*Received:.*=10"),
+    ({"trust_ratio_bounds": (2, 1)}, ValueError, r"`trust_ratio_bounds` must be a pair .*Received:.*=\(2, 1\)"),
+    ({"trust_ratio_bounds": (-1, None)}, ValueError, r"`trust_ratio_bounds` must be a pair .*\(-1, None\)"),
+    ({"master_weights": 1}, ValueError, r"`master_weights` must be True or False\. Received: master_weights=1"),
+    ({"moment_dtype": "float16"}, ValueError, r"`moment_dtype` must be None, 'float32', 'bfloat16'.*'float16'"),
+    ({"moment_dtype": ["bfloat16"] * 3}, ValueError, r"`moment_dtype` must be .* each of the 2 moments"),
+    ({"initial_scale": 0}, ValueError, r"`initial_scale` must be a number > 0.*Received: initial_scale=0"),
+    ({"dynamic_growth_steps": 0}, ValueError, r"`dynamic_growth_steps` must be an integer >= 1\."),
+    ({"telemetry_every_steps": 0.5}, ValueError, r"`telemetry_every_steps` must be an integer >= 1\."),
+    ({"gradient_accumulation_steps": 1}, ValueError, r"`gradient_accumulation_steps` must be an integer >= 2\."),
+    ({"layer_axes": {"kernel": None}}, TypeError, r"`layer_axes` must map patterns to integers\. Received:"),
+    ({"bias_correction": "late"}, ValueError, r"`bias_correction` must be True, False or 'step_size'\. Received:"),
+    ({"nesterov": True}, ValueError, r"`nesterov` must be False, 'm' or 'mv'\. Received: nesterov=True"),
+    ({"decay_inside_ratio": None}, ValueError, r"`decay_inside_ratio` must be True or False\. Received:.*=None"),
+    ({"decay": -0.1}, ValueError, r"`decay` must be a number >= 0\. Received: decay=-0\.1"),
+]
+LARS_TABLE = [
+    ({"momentum": 1.0}, r"`momentum` must be a number in \[0, 1\)\. Received: momentum=1\.0"),
+    ({"dampening": -0.5}, r"`dampening` must be a number in \[0, 1\)\. Received: dampening=-0\.5"),
+    ({"trust_coefficient": -1}, r"`trust_coefficient` must be a number >= 0\. Received: trust_coefficient=-1"),
+    ({"epsilon": "0"}, r"`epsilon` must be a number >= 0\. Received: epsilon='0'"),
+    ({"nesterov": "m"}, r"`nesterov` must be True or False\. Received: nesterov='m'"),
+    ({"ratio_position": "after"}, r"`ratio_position` must be 'before_momentum' or 'after_momentum'\. Received:"),
+    ({"denominator": "sum"}, r"`denominator` must be 'sum_of_norms' or 'norm_of_sum'\. Received: denominator='sum'"),
 ]
 
 
@@ -53,6 +78,28 @@ TABLE = [
 def test_bad_options(face, options, error, message):
     with pytest.raises(error, match=message):
         (tf_lamb.LAMB if face == "keras" else TfKerasLAMB)(0.1, **options)
+
+
+@pytest.mark.parametrize(("options", "message"), LARS_TABLE)
+def test_bad_options_of_lars(face, options, message):
+    with pytest.raises(ValueError, match=message):
+        (tf_lamb.LARS if face == "keras" else tf_lamb.tf_keras.LARS)(0.1, **options)
+
+
+def test_two_loss_scales():
+    with pytest.raises(ValueError, match=r"would both scale the loss\..*Received: loss_scale_factor=2\.0"):
+        tf_lamb.LAMB(0.1, dynamic_loss_scale=True, loss_scale_factor=2.0)
+
+
+def test_statistics_need_telemetry(face):
+    lamb, make = (tf_lamb.LAMB, keras.Variable) if face == "keras" else (TfKerasLAMB, tf.Variable)
+    with pytest.raises(ValueError, match=r"keeps no statistics\. Make it with `telemetry=True`"):
+        lamb(0.1).statistics()
+    optimizer = lamb(0.1, telemetry=True)
+    with pytest.raises(ValueError, match="no plan before it knows its variables"):
+        optimizer.statistics()
+    optimizer.build([make([1.0], name="w")])
+    assert optimizer.layer_names() == ["w"]
 
 
 def test_numpy_scalars_are_numbers(face):
@@ -126,4 +173,6 @@ def test_too_many_gradients_change_nothing():
     optimizer.build([variable])
     with pytest.raises(ValueError, match="gradients must match"):
         optimizer.apply([tf.constant([1.0, 1.0])] * 2)
+    with pytest.raises(ValueError, match=r"does not know its variables.*optimizer\.build"):
+        tf_lamb.LAMB(0.1).apply([tf.constant([1.0, 1.0])])
     np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])

@@ -10,21 +10,40 @@ LIBRARY = sorted((ROOT / "tf_lamb").glob("*.py"))
 SCRIPTS_FOLDER = sorted((ROOT / "tpu").glob("*.py"))
 OWN_MODULES = {path.stem for path in SCRIPTS_FOLDER}
 
+BASE_UPDATE = {"tf_lamb.core", "tf_lamb.options", "tf_lamb.layerwise.LayerwiseOptimizer"}
+FACE = {"tf_lamb.state.compute_dtype", "tf_lamb.state.variable_path", "tf_lamb.update.LayerwiseUpdate"}
 ALLOWED_IN_LIBRARY = {
-    "__init__": {"keras", "tf_lamb.schedules", "tf_lamb.lamb.LAMB"},
-    "core": {"keras.backend", "keras.ops", "math"},
-    "options": {"math", "numbers"},
-    "rules": {"dataclasses", "re", "warnings"},
-    "replicas": {"tensorflow", "tensorflow.python.ops.control_flow_util"},
-    "layerwise": {"contextlib", "keras", "keras.ops"}
-    | {f"tf_lamb.{m}" for m in ("core", "options", "rules", "replicas")},
-    "lamb": {"keras", "tf_lamb.core", "tf_lamb.options", "tf_lamb.layerwise.LayerwiseOptimizer"},
-    "tf_keras": {"keras", "tensorflow", "tf_keras", "tf_lamb.lamb.LambUpdate", "tf_lamb.layerwise.LayerwiseUpdate"}
-    | {f"tf_lamb.{name}" for name in ("core", "options", "replicas", "layerwise.variable_path")},
-    "model_garden": {"dataclasses", "tf_lamb.tf_keras.LAMB"}
+    "__init__": {"keras"}
+    | {f"tf_lamb.{m}" for m in ("dialects", "migrate", "rules", "schedules", "telemetry")}
+    | {"tf_lamb.lamb.LAMB", "tf_lamb.lars.LARS", "tf_lamb.normalized_sgd.NormalizedSGD"},
+    "core": {"keras.backend", "keras.ops", "math", "typing.NamedTuple"},
+    "rounding": {"keras", "keras.ops"},
+    "options": {"dataclasses", "math", "numbers", "warnings"},
+    "rules": {"dataclasses", "math", "re", "warnings"},
+    "gate": {"keras.ops"},
+    "state": {"keras", "typing.NamedTuple", "tf_lamb.core"},
+    "step": {"keras", "tf_lamb.core", "tf_lamb.rounding"},
+    "replicas": {"keras", "sys", "tensorflow", "tensorflow.python.ops.control_flow_util"},
+    "update": {"keras", "keras.ops", "warnings", "tf_lamb.step.Step"}
+    | {f"tf_lamb.{m}" for m in ("core", "gate", "options", "rounding", "rules", "telemetry")}
+    | {
+        f"tf_lamb.state.{n}"
+        for n in ("SharedState", "VariableState", "compute_dtype", "storage_dtype", "variable_path")
+    },
+    "layerwise": {"contextlib", "keras", "keras.ops", "torch", "tf_lamb.replicas"} | FACE,
+    "lamb": {"keras", "tf_lamb.schedules"} | BASE_UPDATE,
+    "lars": {"keras"} | BASE_UPDATE,
+    "normalized_sgd": {"keras", "tf_lamb.layerwise.LayerwiseOptimizer"},
+    "tf_keras": {"keras", "tensorflow", "tf_keras", "tf_lamb.replicas", "tf_lamb.state.storage_dtype"}
+    | {"tf_lamb.lamb.LambUpdate", "tf_lamb.lars.LarsUpdate", "tf_lamb.normalized_sgd.NormalizedSgdUpdate"}
+    | FACE,
+    "model_garden": {"dataclasses", "tf_lamb.tf_keras.LAMB", "tf_lamb.tf_keras.LARS"}
     | {f"official.modeling.optimization.{name}" for name in ("optimizer_factory", "configs.optimization_config")}
     | {"official.modeling.optimization.configs.optimizer_config"},
-    "schedules": {"keras", "keras.ops", "tf_lamb.options"},
+    "schedules": {"keras", "keras.ops", "tf_lamb.options", "tf_lamb.schedule_plot.plot"}
+    | {f"tf_lamb.scaling.{name}" for name in ("linear_epoch_warmup", "linear_scaling", "square_root_scaling")},
+    "scaling": {"math", "tf_lamb.options"},
+    "schedule_plot": {"tf_lamb.options", "matplotlib.figure.Figure"},
 }
 # config -> data -> model -> step -> export: what a module of tpu/ may take from the others.
 ALLOWED_IN_TPU = {

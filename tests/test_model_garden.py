@@ -42,6 +42,20 @@ def test_the_factory_makes_it(use_legacy_optimizer):
     assert config["exclude_from_layer_adaptation"] == []
 
 
+def test_every_option_of_the_optimizers_has_a_field():
+    factories = {"tf_lamb": (model_garden.LAMB, {"nesterov": "mv"}), "tf_lamb_lars": (model_garden.LARS, {})}
+    for key, (optimizer_class, own) in factories.items():
+        options = {"layer_axes": {"kernel": 1}, "trust_ratio_bounds": [0.0, 2.0], "moment_dtype": "bfloat16", **own}
+        params = {**PARAMS, "optimizer": {"type": key, key: options}}
+        factory = optimizer_factory.OptimizerFactory(model_garden.OptimizationConfig(params))
+        optimizer = factory.build_optimizer(factory.build_learning_rate())
+        assert isinstance(optimizer, optimizer_class)
+        config = optimizer.get_config()
+        assert {name: config[name] for name in options} == options
+        fields = model_garden.OptimizationConfig(params).optimizer.get().as_dict().keys()
+        assert fields >= config.keys() - {"plan", "learning_rate", "is_legacy_optimizer"}
+
+
 def test_model_gardens_own_lamb_stays():
     factory = optimizer_factory.OptimizerFactory(
         model_garden.OptimizationConfig({**PARAMS, "optimizer": {"type": "lamb"}})

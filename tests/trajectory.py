@@ -1,81 +1,26 @@
-"""A problem that tells optimizers apart, and how each face of ours, and the oracle, runs through it.
-
-LAMB forgives much: an adapted variable hides a missing bias correction, equal replicas hide where the clipping is. So
-there are unadapted variables, different lists for decay and adaptation, strong decay, gradients from 1e-3 to 1 whose
-scale varies by step, unequal replicas, clipping that is active on some steps only, and zero norms.
-"""
+"""How each face of ours, and the oracle, runs through the problem of `problem.py`, whose names are here too."""
 
 import keras
-import numpy as np
 import oracle
 import tensorflow as tf
-
-STEPS = 12
-SHAPES = {
-    "scalar": (),
-    "dense_kernel": (7, 5),
-    "dense_bias": (5,),
-    "norm_gamma": (5,),
-    "conv_kernel": (3, 3, 2, 4),
-    "embedding": (11, 3),
-    "plain_kernel": (6, 4),
-    "zero_kernel": (4, 4),
-    "zero_unused": (3,),
-}
-NAMES = list(SHAPES)
-OPTIONS = {
-    "beta_1": 0.9,
-    "beta_2": 0.99,
-    "epsilon": 1e-6,
-    "weight_decay": 0.3,
-    "exclude_from_weight_decay": ["bias", "gamma"],
-    "exclude_from_layer_adaptation": ["bias", "plain"],
-    "global_clipnorm": 2.5,
-}
-DECAYS = [name not in ("dense_bias", "norm_gamma") for name in NAMES]
-ADAPTS = [name not in ("dense_bias", "plain_kernel") for name in NAMES]
+from problem import (  # noqa: F401
+    ADAPTS,
+    DECAYS,
+    NAMES,
+    OPTIONS,
+    SHAPES,
+    STEPS,
+    gradients,
+    initial_weights,
+    learning_rate,
+)
 
 
-def learning_rate(step):
-    """The rate at an update from 0."""
-    return 0.05 / (1 + step)
-
-
-def initial_weights():
-    random = np.random.default_rng(0)
-    return [
-        np.zeros(shape) if name.startswith("zero") else np.asarray(random.normal(size=shape))
-        for name, shape in SHAPES.items()
-    ]
-
-
-def gradients(replicas):
-    """For each step, for each replica, the list of gradients, in float32 precision."""
-    random = np.random.default_rng(1)
-    steps = []
-    for _ in range(STEPS):
-        scales = 10.0 ** random.uniform(-3, 0, size=len(NAMES))
-        steps.append(
-            [
-                [
-                    np.float32(
-                        0.0 * random.normal(size=shape)
-                        if name == "zero_unused"
-                        else scale * random.normal(size=shape) * (1 + 2 * replica)
-                    )
-                    for (name, shape), scale in zip(SHAPES.items(), scales, strict=True)
-                ]
-                for replica in range(replicas)
-            ]
-        )
-    return steps
-
-
-def expected(replicas, options=OPTIONS):
+def expected(replicas, options=OPTIONS, steps=STEPS):
     """The weights, first and second moments of the oracle after all steps."""
     names = ("beta_1", "beta_2", "epsilon", "weight_decay", "global_clipnorm")
     lamb = oracle.Lamb(initial_weights(), DECAYS, ADAPTS, **{name: options.get(name) for name in names})
-    for step, replica_gradients in enumerate(gradients(replicas)):
+    for step, replica_gradients in enumerate(gradients(replicas, steps)):
         lamb.step(replica_gradients, learning_rate(step))
     return lamb.weights, lamb.m, lamb.v
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_lamb import core, options
+from tf_lamb import core, options, schedules
 from tf_lamb.layerwise import LayerwiseOptimizer
 
 
@@ -33,7 +33,7 @@ class LambUpdate:
         options.check_choice("nesterov", nesterov, (False, "m", "mv"))
         options.check_choice("decay_inside_ratio", decay_inside_ratio, (True, False))
         learning_rate, weight_decay = options.translate_addons_names(
-            learning_rate, weight_decay, kwargs, lambda rate, d: keras.optimizers.schedules.InverseTimeDecay(rate, 1, d)
+            learning_rate, weight_decay, kwargs, schedules.InverseTime
         )
         super().__init__(
             learning_rate,

@@ -135,7 +135,7 @@ def translate_addons_names(learning_rate, weight_decay, options, make_decaying):
         The learning rate and the weight decay.
 
     Raises:
-        ValueError: `decay` was given with a schedule.
+        ValueError: `decay` is not a number >= 0.
     """
 
     def renamed(old, new, value):
@@ -148,14 +148,9 @@ def translate_addons_names(learning_rate, weight_decay, options, make_decaying):
     weight_decay = renamed("weight_decay_rate", "weight_decay", weight_decay)
     decay = check_non_negative("decay", options.pop("decay", None) or 0.0)
     if decay:
-        if not _is_number(learning_rate):
-            raise ValueError(
-                "`decay` needs a number as the learning rate. Put the decay into the schedule. "
-                f"Received: learning_rate={learning_rate!r}, decay={decay!r}."
-            )
         warnings.warn(
-            "`decay` is TensorFlow Addons' option. Use the schedule `keras.optimizers.schedules.InverseTimeDecay("
-            f"{learning_rate!r}, decay_steps=1, decay_rate={decay!r})` as the learning rate, which is the same.",
+            "`decay` is TensorFlow Addons' option. Give the schedule "
+            f"`tf_lamb.schedules.InverseTime(learning_rate, {decay!r})` as the learning rate, which is the same.",
             stacklevel=4,
         )
         learning_rate = make_decaying(learning_rate, decay)

@@ -12,6 +12,7 @@ from tf_lamb.scaling import linear_epoch_warmup, linear_scaling, square_root_sca
 from tf_lamb.schedule_plot import plot
 
 __all__ = [
+    "InverseTime",
     "Stages",
     "WarmupPolynomialDecay",
     "WarmupStepDecay",
@@ -108,9 +109,9 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup = ops.cast(step + self.warmup_offset_steps, "float32") / max(self.warmup_steps, 1)
         left = ops.cast(self.total_steps - step, "float32") / max(self.total_steps - decay_begin, 1)
         height = self.peak_learning_rate - self.end_learning_rate
-        decay = self.end_learning_rate + height * ops.power(ops.clip(left, 0.0, 1.0), self.power)
+        decay = self.end_learning_rate + height * ops.power(ops.clip(left, 0.0, 1.0), _float32(self.power))
         rate = ops.where(step < warmup_end, self.peak_learning_rate * warmup, decay)
-        return ops.where(step < self.total_steps, rate, self.end_learning_rate)
+        return ops.where(step < self.total_steps, rate, _float32(self.end_learning_rate))
 
     def get_config(self):
         """Returns the arguments."""
@@ -170,9 +171,9 @@ class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
         step = ops.cast(step, "int")
         height = self.peak_learning_rate - self.initial_learning_rate
         warmup = self.initial_learning_rate + height * ops.cast(step, "float32") / max(self.warmup_steps, 1)
-        rate = ops.where(step < self.warmup_steps, warmup, self.peak_learning_rate)
+        rate = ops.where(step < self.warmup_steps, warmup, _float32(self.peak_learning_rate))
         for i, boundary in enumerate(self.boundary_steps, start=1):
-            rate = ops.where(step < boundary, rate, self.peak_learning_rate * self.factor**i)
+            rate = ops.where(step < boundary, rate, _float32(self.peak_learning_rate * self.factor**i))
         return rate
 
     def get_config(self):
@@ -280,3 +281,45 @@ class Stages(keras.optimizers.schedules.LearningRateSchedule):
             "schedules": [keras.optimizers.schedules.serialize(schedule) for schedule in self.schedules],
             "steps": self.steps,
         }
+
+
+def _float32(number):
+    # As a bare number it would be rounded to Keras's default float type on the torch backend, which may be float16.
+    return ops.convert_to_tensor(number, "float32")
+
+
+@keras.saving.register_keras_serializable(package="tf_lamb")
+class InverseTime(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate divided by 1 + `decay` * step: what the option `decay` of TensorFlow's older optimizers did to it.
+
+    Args:
+        learning_rate: A float >= 0, or a schedule.
+        decay: A float >= 0.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+
+    >>> from tf_lamb.schedules import InverseTime
+    >>> [round(float(InverseTime(0.1, 0.5)(step)), 5) for step in (0, 1, 2)]
+    [0.1, 0.06667, 0.05]
+    """
+
+    def __init__(self, learning_rate, decay):
+        if isinstance(learning_rate, dict):
+            learning_rate = keras.optimizers.schedules.deserialize(learning_rate)
+        self._varies = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+        if not self._varies:
+            learning_rate = options.check_non_negative("learning_rate", learning_rate)
+        self.learning_rate, self.decay = learning_rate, options.check_non_negative("decay", decay)
+
+    def __call__(self, step):
+        """The rate at `step`, a scalar integer; a float32 scalar."""
+        rate = ops.cast(self.learning_rate(step) if self._varies else self.learning_rate, "float32")
+        return rate / (1.0 + self.decay * ops.cast(step, "float32"))
+
+    def get_config(self):
+        """Returns the arguments, with the schedule serialized."""
+        rate = keras.optimizers.schedules.serialize(self.learning_rate) if self._varies else self.learning_rate
+        return {"learning_rate": rate, "decay": self.decay}

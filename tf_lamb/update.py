@@ -209,12 +209,13 @@ class LayerwiseUpdate:
             shared: A `SharedState` of the same.
             learning_rate: A scalar.
         """
+        overwriting = [g if rule.overwritten else None for rule, g in zip(self._plan, gradients, strict=True)]
+        gradients = [None if rule.overwritten else g for rule, g in zip(self._plan, gradients, strict=True)]
         if shared.loss_scale is not None:
             gradients = gate.unscale(gradients, shared.loss_scale)
-        finite = gate.all_finite(self._normal(gradients)) if self.skips else None
+        finite = gate.all_finite(gradients) if self.skips else None
         ends, applied = gate.decide(shared, finite, self.gradient_accumulation_steps)
-        self._overwrite(gradients, states, ends, applied)
-        gradients = self._normal(gradients)
+        self._overwrite(overwriting, states, ends, applied)
         if self.gradient_accumulation_steps:
             accumulators = [state.accumulator for state in states]
             gradients = gate.accumulate(gradients, accumulators, ends, self.gradient_accumulation_steps)
@@ -278,14 +279,15 @@ class LayerwiseUpdate:
             return w
         return ops.where(ops.equal(t % self.ema_overwrite_frequency, 0), average, w)
 
-    def _normal(self, gradients):
-        """The gradients of variables that are updated and not overwritten; None in the place of the others."""
-        return [None if rule.overwritten else g for rule, g in zip(self._plan, gradients, strict=True)]
+    def _final_value(self, variable, average):
+        """What a variable gets in the end: its average, in its own dtype, or itself where no update was made yet."""
+        value = ops.convert_to_tensor(variable)
+        return ops.where(ops.equal(self._iterations, 0), value, ops.cast(average, value.dtype))
 
     def _overwrite(self, gradients, states, ends, applied):
         """Assigns the gradients of float8 scales; as in Keras, the largest of a cycle when accumulating."""
-        for rule, g, state in zip(self._plan, gradients, states, strict=True):
-            if not rule.overwritten or g is None:
+        for g, state in zip(gradients, states, strict=True):
+            if g is None:
                 continue
             if state.accumulator is not None:
                 g = ops.maximum(ops.cast(state.accumulator, g.dtype), g)
