@@ -58,6 +58,7 @@ matrix-row:
 	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
 	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		--constraint $(ROW)/constraints.txt --editable '.[models,test]'
+	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(ROW)/constraints.txt --no-deps timm
 	set -e; for backend in $(BACKENDS); do \
 		KERAS_BACKEND=$$backend $(ROW)/bin/python -m pytest -q $(addprefix --ignore=,$(SCRIPT_TESTS)); done
 
@@ -87,10 +88,13 @@ $(VENV)/.models: $(VENV)/.python setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable '.[models]'
 	@touch $@
 
+# timm is a peer in the tests. Its optimizers do without torchvision, which has no build for the CPU.
 $(VENV)/.test: $(VENV)/.models
 	$(INSTALL) --editable '.[models,test]'
+	$(INSTALL) --no-deps timm
 	@touch $@
 
+# The pins for Python 3.10 leave out Sphinx, whose parser there needs another markdown-it than the rest.
 $(VENV)/.docs: $(VENV)/.models
 	$(INSTALL) --editable '.[models,docs]'
 	@touch $@

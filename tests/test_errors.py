@@ -86,6 +86,12 @@ def test_bad_options_of_lars(face, options, message):
         (tf_lamb.LARS if face == "keras" else tf_lamb.tf_keras.LARS)(0.1, **options)
 
 
+@pytest.mark.parametrize("other", ["clipnorm", "global_clipnorm"])
+def test_two_limits_to_clip_at(face, other):
+    with pytest.raises(ValueError, match=r"one of .*`clipvalue`.* (can|may) be set\. Received: "):
+        (tf_lamb.LAMB if face == "keras" else TfKerasLAMB)(0.1, clipvalue=0.5, **{other: 1.0})
+
+
 def test_two_loss_scales():
     with pytest.raises(ValueError, match=r"would both scale the loss\..*Received: loss_scale_factor=2\.0"):
         tf_lamb.LAMB(0.1, dynamic_loss_scale=True, loss_scale_factor=2.0)

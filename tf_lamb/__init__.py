@@ -1,7 +1,8 @@
 """LAMB and LARS for Keras and TensorFlow: layer-wise adaptive optimizers for large-batch training.
 
-`LAMB`, `LARS` and `NormalizedSGD` are the optimizers for Keras 3, `schedules` their learning-rate schedules and `rules`
-the exclusion lists and plans. `tf_lamb.tf_keras` holds the optimizers for tf_keras and `tf_lamb.model_garden` what
+`LAMB`, `LARS` and `NormalizedSGD` are the optimizers for Keras 3, `schedules` their learning-rate schedules, `rules` the
+exclusion lists and plans, `telemetry` what the optimizer did, `dialects` what other implementations compute, and
+`migrate` loads the state of those. `tf_lamb.tf_keras` holds the optimizers for tf_keras and `tf_lamb.model_garden` what
 experiments of tf-models-official need; both are imported only when asked for.
 """
 
@@ -13,10 +14,10 @@ except ModuleNotFoundError as error:
         "Install one with `pip install tf-lamb[tensorflow]`, or set KERAS_BACKEND to one that is installed."
     ) from None
 
-from tf_lamb import rules, schedules
+from tf_lamb import dialects, migrate, rules, schedules, telemetry
 from tf_lamb.lamb import LAMB
 from tf_lamb.lars import LARS
 from tf_lamb.normalized_sgd import NormalizedSGD
 
-__all__ = ["LAMB", "LARS", "NormalizedSGD", "rules", "schedules"]
+__all__ = ["LAMB", "LARS", "NormalizedSGD", "dialects", "migrate", "rules", "schedules", "telemetry"]
 __version__ = "0.1.0"

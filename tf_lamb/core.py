@@ -141,8 +141,9 @@ def trust_ratio(
 def bounded(x, bounds):
     """`x` with each element moved into [lower, upper]; `bounds` is that pair, either side None, or None."""
     lower, upper = bounds or (None, None)
-    x = x if lower is None else ops.maximum(x, lower)
-    return x if upper is None else ops.minimum(x, upper)
+    # Keras's maximum, minimum and clip round float64 to float32 on torch.
+    x = x if lower is None else ops.where(x < lower, ops.zeros_like(x) + lower, x)
+    return x if upper is None else ops.where(x > upper, ops.zeros_like(x) + upper, x)
 
 
 def look_ahead(moment, new, beta, corrections):
@@ -225,7 +226,8 @@ def clip_by_norm(gradient, limit):
 
 def global_norm(gradients):
     """The L2 norm of a non-empty list of arrays taken together, a scalar of their widest dtype."""
-    dtype = backend.result_type(*(backend.standardize_dtype(g.dtype) for g in gradients))
+    dtypes = {compute_dtype(backend.standardize_dtype(g.dtype)) for g in gradients}
+    dtype = "float64" if "float64" in dtypes else "float32"
     return ops.sqrt(sum(ops.cast(ops.sum(ops.square(g)), dtype) for g in gradients))
 
 
@@ -246,4 +248,4 @@ def clip_by_global_norm(gradients, limit, gradient_norm=None):
 
 def _clip_factor(gradient_norm, limit):
     # An infinite norm must not turn the finite gradients to 0: norm - norm makes the factor NaN, as in TensorFlow.
-    return limit / ops.maximum(gradient_norm, limit) + (gradient_norm - gradient_norm)
+    return limit / bounded(gradient_norm, (limit, None)) + (gradient_norm - gradient_norm)

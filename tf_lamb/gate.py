@@ -7,6 +7,8 @@ mask by `where`: there is no conditional.
 
 from keras import ops
 
+LARGEST_LOSS_SCALE = 2.0**127
+
 
 def unscale(gradients, loss_scale):
     """Divides gradients by the dynamic loss scale, a power of two."""
@@ -27,23 +29,26 @@ def accumulate(gradients, accumulators, last, steps):
     """Adds gradients to their accumulators, which start anew after the last micro-step of a cycle.
 
     Args:
-        gradients: A list of arrays or None.
-        accumulators: For each, a variable.
+        gradients: A list of arrays or None; a micro-step without a gradient adds nothing.
+        accumulators: For each, a variable, or None where nothing is accumulated.
         last: Whether this is the last micro-step, a boolean scalar.
         steps: The number of micro-steps, a Python int.
 
     Returns:
-        The list of mean gradients over the cycle, to be used only if `last`.
+        The list of mean gradients over the cycle, to be used only if `last`; and for each whether the cycle had a
+        gradient, a boolean scalar, or None: this micro-step had one.
     """
-    means = []
+    means, present = [], []
     for g, accumulator in zip(gradients, accumulators, strict=True):
-        if g is None:
+        if accumulator is None:
             means.append(None)
+            present.append(None)
             continue
-        total = ops.cast(accumulator, g.dtype) + g
+        total = ops.cast(accumulator, accumulator.dtype if g is None else g.dtype) + (0.0 if g is None else g)
         accumulator.assign(ops.where(last, 0.0, total))
         means.append(total / steps)
-    return means
+        present.append(ops.any(total != 0.0) if g is None else None)
+    return means, present
 
 
 def decide(shared, finite, accumulation_steps):
@@ -75,11 +80,11 @@ def decide(shared, finite, accumulation_steps):
 def adjust_loss_scale(shared, ends, applied, growth_steps):
     """Halves the loss scale after a skipped cycle, and doubles it after `growth_steps` updates without one.
 
-    The rule is that of Keras's LossScaleOptimizer; the scale does not fall below 1.
+    The rule is that of Keras's LossScaleOptimizer; the scale does not fall below 1, and never becomes infinite.
     """
     scale, good_steps = ops.convert_to_tensor(shared.loss_scale), shared.good_steps + 1
     grows = ops.equal(good_steps, growth_steps)
-    finite_scale = ops.where(grows, scale * 2.0, scale)
+    finite_scale = ops.where(grows, ops.minimum(scale * 2.0, LARGEST_LOSS_SCALE), scale)
     scale_after = ops.where(applied, finite_scale, ops.maximum(scale * 0.5, 1.0))
     good_after = ops.where(ops.logical_and(applied, ops.logical_not(grows)), good_steps, 0)
     shared.loss_scale.assign(masked(ends, scale_after, scale))

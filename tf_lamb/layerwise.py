@@ -99,14 +99,15 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
         """Updates the variables.
 
         Args:
-            grads: A list of gradients, tensors or `tf.IndexedSlices`; those of repeated ids are summed. A variable
-                whose gradient is None stays as it is.
+            grads: A list of gradients, dense or sparse: `tf.IndexedSlices`, or JAX's `BCOO`; the rows of repeated ids
+                are summed. A variable whose gradient is None stays as it is.
             trainable_variables: The variables, in the order of `grads`; by default those the optimizer was built on.
 
         Raises:
             ValueError: There is no gradient at all, or the gradients are not of the variables the optimizer was built
                 on.
-            RuntimeError: Keras's LossScaleOptimizer calls under a strategy with several replicas.
+            RuntimeError: Keras's LossScaleOptimizer calls under a strategy with several replicas, or beside
+                `dynamic_loss_scale`.
         """
         grads = list(grads)
         if not grads:
@@ -114,7 +115,7 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
         variables = self._resolve_variables(grads, trainable_variables)
         gradients = self._gradients_by_position(grads, variables, self._trainable_variables_indices)
         if BACKEND == "tensorflow":
-            replicas.refuse_keras_loss_scale_optimizer()
+            replicas.refuse_keras_loss_scale_optimizer(self._options.dynamic_loss_scale)
             overwritten = [rule.overwritten for rule in self._plan]
             gradients = replicas.sum_over_replicas(gradients, overwritten)
             states = self._variable_states(self._trainable_variables, native)
@@ -139,7 +140,9 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
                 f"Received: {len(grads)} gradients for {len(variables)} variables."
             )
         if not self.built:
-            self.build(variables)
+            # Outside of a function that is being traced: there, a strategy's variables could not be made.
+            with replicas.outside_of_tracing() if BACKEND == "tensorflow" else contextlib.nullcontext():
+                self.build(variables)
         return variables
 
     def _prepared(self, gradient, variable):
@@ -147,15 +150,19 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
         if gradient is None:
             return None
         dtype = compute_dtype(variable)
-        gradient = replicas.densify(gradient, dtype) if BACKEND == "tensorflow" else ops.cast(gradient, dtype)
+        if BACKEND == "tensorflow":
+            gradient = replicas.densify(gradient, dtype)
+        else:
+            gradient = ops.convert_to_tensor(ops.cast(gradient, dtype), sparse=False)
         overwritten = getattr(variable, "overwrite_with_gradient", False)
         return gradient if self.loss_scale_factor is None or overwritten else gradient / self.loss_scale_factor
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
-        # Keras would assign the averages as they are, which may be wider than the variables.
+        # Keras would assign the averages as they are, which may be wider than the variables. On JAX both would then share
+        # one buffer, which a compiled step cannot be given twice.
         for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
             if average is not None:
-                variable.assign(ops.cast(average, variable.dtype))
+                variable.assign(ops.copy(self._final_value(variable, average)))
 
     @property
     def iterations(self):

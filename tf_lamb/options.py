@@ -27,6 +27,13 @@ def check_limit(name, value):
     return value
 
 
+def check_limits(limits):
+    """Raises ValueError if one of the limits, a dictionary by name, is bad, or if more than one is given."""
+    given = {name: check_limit(name, value) for name, value in limits.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"At most one of {', '.join(f'`{name}`' for name in limits)} may be set. Received: {given}.")
+
+
 def check_count(name, value, low=1, high=math.inf):
     """Returns `value` as an int, or raises ValueError when it is not an integer in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= value <= high:

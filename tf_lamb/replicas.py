@@ -44,21 +44,36 @@ def sum_over_replicas(gradients, exempt=None):
     return gradients
 
 
-def refuse_keras_loss_scale_optimizer():
+def outside_of_tracing():
+    """A context in which variables are made outside of any function that is being traced."""
+    return tf.init_scope()
+
+
+def refuse_keras_loss_scale_optimizer(dynamic_loss_scale):
     """Raises RuntimeError if Keras's LossScaleOptimizer makes the call, and there are several replicas.
 
     It tests the gradients before they are summed and takes the first replica's answer for all.
+
+    Args:
+        dynamic_loss_scale: Whether the optimizer scales the loss itself, so that it is refused on one replica, too.
     """
     strategy = tf.distribute.get_strategy()
-    if strategy.num_replicas_in_sync == 1:
+    if strategy.num_replicas_in_sync == 1 and not dynamic_loss_scale:
         return
     frame = sys._getframe()
     while frame is not None:
         if isinstance(frame.f_locals.get("self"), keras.optimizers.LossScaleOptimizer):
+            if dynamic_loss_scale:
+                raise RuntimeError(
+                    "`keras.optimizers.LossScaleOptimizer` and `dynamic_loss_scale=True` would both scale the loss. "
+                    "Expected one of them. Where Keras wraps the optimizer of a `mixed_float16` model by itself, "
+                    "compile the model with `auto_scale_loss=False`."
+                )
             raise RuntimeError(
                 "`keras.optimizers.LossScaleOptimizer` tests gradients before they are summed over replicas, and takes "
                 f"the first replica's answer for all {strategy.num_replicas_in_sync}. Use `dynamic_loss_scale=True` of "
-                "the optimizer itself, which tests the sum."
+                "the optimizer itself, which tests the sum, and compile a `mixed_float16` model with "
+                "`auto_scale_loss=False`."
             )
         frame = frame.f_back
 
@@ -87,6 +102,12 @@ class ReplicaUpdate:
 
         def on_all_replicas(strategy, gradients, learning_rate):
             if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+                if any(isinstance(gradient, tf.distribute.DistributedValues) for gradient in gradients):
+                    raise RuntimeError(
+                        "XLA cannot compile a step that spans several devices, unless all of them are GPUs or TPUs. "
+                        f"Received: jit_compile=True for a step on {', '.join(strategy.extended.worker_devices)}. "
+                        "Leave it out: the optimizer compiles its own update, once for each replica."
+                    )
                 self._update(gradients, states, shared, learning_rate)
             elif not tf.distribute.has_strategy():
                 self._compiled(gradients, states, shared, learning_rate)

@@ -20,7 +20,7 @@ from tf_lamb import replicas
 from tf_lamb.lamb import LambUpdate
 from tf_lamb.lars import LarsUpdate
 from tf_lamb.normalized_sgd import NormalizedSgdUpdate
-from tf_lamb.state import compute_dtype, storage_dtype, variable_path
+from tf_lamb.state import compute_dtype, variable_path
 from tf_lamb.update import LayerwiseUpdate
 
 
@@ -112,7 +112,14 @@ class LayerwiseOptimizer(LayerwiseUpdate, _RatedOptimizer):
 
         Raises:
             ValueError: There is no gradient at all, or the optimizer was built without one of the variables.
+            RuntimeError: tf_keras's LossScaleOptimizer is around an optimizer with `dynamic_loss_scale`.
         """
+        if self._options.dynamic_loss_scale and getattr(self, "_is_wrapped_by_loss_scale_optimizer", False):
+            raise RuntimeError(
+                "tf_keras's LossScaleOptimizer and `dynamic_loss_scale=True` would both scale the loss. Expected one "
+                "of them. tf_keras wraps the optimizer of every `mixed_float16` model; leave out `dynamic_loss_scale` "
+                "there."
+            )
         grads_and_vars = list(grads_and_vars)
         if not grads_and_vars:
             return self.iterations
@@ -154,7 +161,7 @@ class LayerwiseOptimizer(LayerwiseUpdate, _RatedOptimizer):
         # tf_keras would assign the averages as they are, which may be wider than the variables.
         for variable in var_list:
             average = self._model_variables_moving_average[self._index_dict[self._var_key(variable)]]
-            variable.assign(tf.cast(average, storage_dtype(variable)))
+            variable.assign(self._final_value(_without_autocast(variable), average))
 
 
 @tf_keras.saving.register_keras_serializable(package="tf_lamb")

@@ -57,8 +57,7 @@ class LayerwiseUpdate:
         options.warn_of_empty_list(exclude_from_weight_decay, exclude_from_layer_adaptation)
 
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
-        for name in ("clipnorm", "global_clipnorm", "clipvalue"):
-            options.check_limit(name, getattr(self, name))
+        options.check_limits({name: getattr(self, name) for name in ("clipnorm", "global_clipnorm", "clipvalue")})
         self._options = layerwise_options
         # Not named like Keras's method `exclude_from_weight_decay`, which the attribute would hide.
         self._decay_list, self._adaptation_list, self._layer_axes = decay_list, adaptation_list, axes
@@ -216,9 +215,12 @@ class LayerwiseUpdate:
         finite = gate.all_finite(gradients) if self.skips else None
         ends, applied = gate.decide(shared, finite, self.gradient_accumulation_steps)
         self._overwrite(overwriting, states, ends, applied)
+        in_cycle = [None] * len(states)
         if self.gradient_accumulation_steps:
-            accumulators = [state.accumulator for state in states]
-            gradients = gate.accumulate(gradients, accumulators, ends, self.gradient_accumulation_steps)
+            accumulators = [
+                None if rule.overwritten else state.accumulator for rule, state in zip(self._plan, states, strict=True)
+            ]
+            gradients, in_cycle = gate.accumulate(gradients, accumulators, ends, self.gradient_accumulation_steps)
 
         t = shared.iterations + 1
         present = [g for g in gradients if g is not None]
@@ -236,7 +238,7 @@ class LayerwiseUpdate:
                 if dtype not in scalars:
                     scalars[dtype] = ops.cast(learning_rate, dtype), self.step_scalars(ops.cast(t, dtype))
                 step = Step(rule, position, t, dtype, self._options)
-                trust = self._update_one(step, state, next(remaining), scalars[dtype], applied)
+                trust = self._update_one(step, state, next(remaining), scalars[dtype], applied, in_cycle[position])
             trusts.append((rule, trust))
 
         if shared.loss_scale is not None:
@@ -246,10 +248,12 @@ class LayerwiseUpdate:
             telemetry.record(shared.statistics, trusts, present, gradient_norm, any_clipped, t, every, applied)
         shared.iterations.assign(gate.masked(applied, t, shared.iterations))
 
-    def _update_one(self, step, state, gradient, scalars, applied):
-        """Updates one variable; returns its `core.Trust`."""
+    def _update_one(self, step, state, gradient, scalars, applied, in_cycle):
+        """Updates one variable, unless `in_cycle` says that it had no gradient; returns its `core.Trust`, or None."""
         value = ops.convert_to_tensor(state.value)
-        w = ops.cast(value, step.dtype) if state.master is None else rounding.reconcile(state.master, value)
+        w = ops.cast(value, step.dtype)
+        if state.master is not None:
+            w = rounding.reconcile(ops.convert_to_tensor(state.master), value)
         slots = [ops.cast(slot, step.dtype) for slot in state.slots]
         step.stored = [
             step.rounding_of(slot, name in self.stochastic_slots)
@@ -259,14 +263,15 @@ class LayerwiseUpdate:
         constraint = self._constraint_of(step.position)
         if constraint is not None:
             new_w = constraint(new_w)
+        changes = applied if in_cycle is None else ops.logical_and(applied, in_cycle)
         for slot, new, old in zip(state.slots, new_slots, slots, strict=True):
-            slot.assign(ops.cast(gate.masked(applied, new, old), slot.dtype))
-        new_w = self._average(state, new_w, step.t, applied)
-        new_w = gate.masked(applied, new_w, w)
+            slot.assign(ops.cast(gate.masked(changes, new, old), slot.dtype))
+        new_w = self._average(state, gate.masked(in_cycle, new_w, w), step.t, applied)
+        new_w = gate.masked(changes, new_w, w)
         if state.master is not None:
             state.master.assign(new_w)
         state.value.assign(ops.cast(new_w, value.dtype))
-        return trust
+        return trust if in_cycle is None else None
 
     def _average(self, state, w, t, applied):
         """Moves the average towards the new value `w`; returns the value to go on with."""
