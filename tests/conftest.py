@@ -1,4 +1,4 @@
-"""Three virtual CPU devices, so that strategies have replicas; set before TensorFlow starts its runtime. JAX has four."""
+"""Which files run on which backend, and virtual CPU devices: three for TensorFlow's strategies, four for JAX."""
 
 import os
 
@@ -6,11 +6,26 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if os.environ.get("KERAS_BACKEND") == "jax":
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
+import keras
 import pytest
 import tensorflow as tf
 
+# About tf.distribute, tf_keras or XLA on TensorFlow, or the same on every backend; the others run on each of them.
+ON_TENSORFLOW_ONLY = """
+accumulation base_options distribution docs errors lamb layering migrate_errors model_garden multi_worker mutants
+round_trip rules schedules_tensorflow skipping tensorflow_addons theory xla
+bert_examples config prepare_bert_data python_docs train_bert
+""".split()
+collect_ignore = [f"test_{name}.py" for name in ON_TENSORFLOW_ONLY] if keras.backend.backend() != "tensorflow" else []
+
 CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 3)
+
+
+def pytest_report_header():
+    """Says what this run leaves out."""
+    left_out = f"; not run on this backend: {', '.join(collect_ignore)}" if collect_ignore else ""
+    return f"Keras {keras.__version__} on {keras.backend.backend()}{left_out}"
 
 
 @pytest.fixture(params=["keras", "tf_keras"])

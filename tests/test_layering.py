@@ -44,6 +44,29 @@ ALLOWED_IN_LIBRARY = {
     | {f"tf_lamb.scaling.{name}" for name in ("linear_epoch_warmup", "linear_scaling", "square_root_scaling")},
     "scaling": {"math", "tf_lamb.options"},
     "schedule_plot": {"tf_lamb.options", "matplotlib.figure.Figure"},
+    "dialects": {"functools", "tf_lamb.lamb.LAMB", "tf_lamb.lars.LARS"},
+    "migrate": {"collections", "os", "zipfile", "keras.ops", "tf_lamb.old_states", "tf_lamb.lamb.LambUpdate"}
+    | {"tf_lamb.old_states.as_array", "tf_lamb.old_states.variables_of"}
+    | {"tf_lamb.state.storage_dtype", "tf_lamb.state.variable_path"},
+    "old_states": {"collections", "io", "json", "os", "zipfile", "typing.NamedTuple", "h5py", "keras", "keras.ops"}
+    | {"tensorflow", "tensorflow.core.protobuf.trackable_object_graph_pb2", "tf_lamb.state.variable_path"},
+    "telemetry": {"itertools", "keras", "keras.ops", "tf_lamb.core", "tf_lamb.telemetry_plot.plot"}
+    | {f"tf_lamb.telemetry_history.{name}" for name in ("PER_LAYER", "History", "Recorder", "RecordingCallback")}
+    | {"tf_lamb.telemetry_history.read_history"},
+    "telemetry_history": {
+        "csv",
+        "io",
+        "os",
+        "typing.NamedTuple",
+        "numpy",
+        "keras.ops",
+        "tensorflow",
+        "tf_lamb.options",
+    },
+    "tf_keras_telemetry": {"tf_lamb.telemetry_history.RecordingCallback", "tf_lamb.tf_keras.tf_keras"},
+    "telemetry_plot": {"os", "re", "numpy", "tf_lamb.telemetry_history.read_history"}
+    | {f"matplotlib.{name}" for name in ("colormaps", "patheffects", "cm.ScalarMappable", "ticker.LogLocator")}
+    | {f"matplotlib.{name}" for name in ("colors.ListedColormap", "colors.Normalize", "figure.Figure")},
 }
 # config -> data -> model -> step -> export: what a module of tpu/ may take from the others.
 ALLOWED_IN_TPU = {

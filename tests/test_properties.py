@@ -228,6 +228,35 @@ def test_an_unadapted_tensor_follows_adamw_of_torch(w, series, rate):
 
 
 @many_examples
+@given(
+    nesterov=st.booleans(),
+    position=st.sampled_from(["before_momentum", "after_momentum"]),
+    w=tensors(),
+    series=series,
+    rate=rates,
+)
+def test_an_unadapted_tensor_follows_sgd_of_torch(nesterov, position, w, series, rate):
+    torch = pytest.importorskip("torch")
+    options = {"exclude_from_layer_adaptation": ("w0",), "weight_decay": 0.25, "ratio_position": position}
+    ours = follow_one("LARS", w, series, rate, nesterov=nesterov, **options)
+    parameter = torch.nn.Parameter(torch.tensor(w, device="cpu"))
+    peer = torch.optim.SGD([parameter], lr=rate, momentum=0.9, nesterov=nesterov, weight_decay=0.25, foreach=False)
+    for g in series:
+        parameter.grad = torch.tensor(g, device="cpu")
+        peer.step()
+    close(ours, parameter.detach().numpy(), scale=np.abs(w) + max(np.abs(g).max() for g in series))
+
+
+@many_examples
+@given(nesterov=st.booleans(), w=nonzero_tensors, series=series, rate=rates)
+def test_dampening_by_half_halves_the_rate(nesterov, w, series, rate):
+    """Bit for bit. Torch cannot tell: its first step is not dampened."""
+    options = {"weight_decay": 0.25, "trust_coefficient": 0.5, "nesterov": nesterov}
+    dampened = follow_one("LARS", w, series, rate, dampening=0.5, **options)
+    np.testing.assert_array_equal(dampened, follow_one("LARS", w, series, rate / 2, **options))
+
+
+@many_examples
 @given(nesterov=st.sampled_from([False, "m"]), w=tensors(), series=series, rate=rates)
 def test_an_unadapted_tensor_follows_adamw_and_nadamw_of_optax(nesterov, w, series, rate):
     optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")

@@ -18,7 +18,6 @@ CLIPPING = {"global_clipnorm": 0.5}
 EMA = {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": 2}
 SKIPPING = {"skip_nonfinite": True, **CLIPPING, **EMA}
 COUNTERS = ("skipped_steps", "loss_scale", "good_steps")
-NARROW = {"master_weights": True, "moment_dtype": "bfloat16"}
 
 
 @pytest.fixture(params=["one_replica", "two_replicas"])
@@ -40,13 +39,14 @@ def skipped(training):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "dtype"),
+    ("strategy", "name", "options", "dtype"),
     [
-        ("LAMB", {"telemetry": True}, "float32"),
-        ("LAMB", {"jit_compile": True}, "float32"),
-        ("LAMB", NARROW, "bfloat16"),
-        ("LARS", {"dynamic_loss_scale": True}, "float32"),
+        ("one_replica", "LAMB", {}, "float32"),
+        ("two_replicas", "LAMB", {"telemetry": True, "jit_compile": True}, "float32"),
+        ("two_replicas", "LAMB", {"master_weights": True, "moment_dtype": "bfloat16"}, "bfloat16"),
+        ("two_replicas", "LARS", {"dynamic_loss_scale": True}, "float32"),
     ],
+    indirect=["strategy"],
 )
 def test_a_skipped_step_changes_no_bit(face, strategy, name, options, dtype):
     """So the next step is that of a run without the bad batch: schedule, bias correction and averages stood still."""
@@ -71,18 +71,17 @@ def test_without_the_option_the_default_applies_what_it_is_given(face):
     assert training.optimizer.skipped_steps is None
 
 
-@pytest.mark.parametrize("bad", [2, 3])
-def test_one_bad_micro_step_drops_its_cycle_and_no_other(face, strategy, bad):
+def test_one_bad_micro_step_drops_its_cycle_and_no_other(face, strategy):
     options = {**SKIPPING, "gradient_accumulation_steps": 2}
-    given = batches(6)
-    spoiled = [spoil(batch) if i == bad else batch for i, batch in enumerate(given)]
+    given = batches(8)
+    clean = Training(face, "LAMB", options, strategy).run(given[:2] + given[6:])
+    # Of the second cycle the first gradient is bad, of the third the last.
+    spoiled = [spoil(batch) if step in (2, 5) else batch for step, batch in enumerate(given)]
     training = Training(face, "LAMB", options, strategy).run(spoiled)
-    clean = Training(face, "LAMB", options, strategy).run(given[:2] + given[4:])
     assert differing(training.state(but=COUNTERS), clean.state(but=COUNTERS)) == []
-    assert skipped(training) == {1}
+    assert skipped(training) == {2}
     assert set(replica_values(training.optimizer.iterations)) == {2}
-    whole = Training(face, "LAMB", options, strategy).run(given)
-    assert differing(whole.state(but=COUNTERS), clean.state(but=COUNTERS)), "or the test says nothing"
+    assert differing(clean.run(given[2:6]).state(), training.state()), "or the test says nothing"
 
 
 @pytest.mark.parametrize("mutate", [counts_skipped_steps, each_replica_tests_its_own])
@@ -113,7 +112,8 @@ def test_the_loss_scale_halves_and_doubles(face, strategy):
     assert scales == [4, 8, 4, 2, 1, 1, 1, 1, 1, 1, 2, 2]
     assert skipped(training) == {6}
     plain = Training(face, "LAMB", CLIPPING, strategy).run([good] * 6)
-    assert differing(dict(enumerate(map(list, training.weights()))), dict(enumerate(map(list, plain.weights())))) == []
+    for scaled, unscaled in zip(training.weights(), plain.weights(), strict=True):
+        np.testing.assert_array_equal(scaled, unscaled)
 
 
 def test_the_loss_scale_moves_once_a_cycle(face, strategy):
@@ -132,10 +132,9 @@ def test_the_loss_scale_stays_finite(face):
     training = Training(
         face, "LAMB", {"dynamic_loss_scale": True, "initial_scale": 2.0**126, "dynamic_growth_steps": 1}
     )
-    zeros = batches(1)[0][0], np.zeros((8, 2))
-    training.optimizer.apply_gradients([(tf.zeros(v.shape), v) for v in training.variables])
-    training.optimizer.apply_gradients([(tf.zeros(v.shape), v) for v in training.variables])
-    assert loss_scale(training.optimizer) == 2.0**127, zeros
+    for _ in range(3):
+        training.optimizer.apply_gradients([(tf.zeros(v.shape), v) for v in training.variables])
+    assert loss_scale(training.optimizer) == 2.0**127
 
 
 RANDOM = np.random.default_rng(2)
@@ -208,7 +207,7 @@ def unequal_shares(scale=2.0**15):
 
 
 @pytest.mark.parametrize("traced", [False, True])
-def test_kerass_is_refused_under_a_strategy(two_replicas, traced):
+def test_that_of_keras_is_refused_under_a_strategy(two_replicas, traced):
     variable, optimizer = one_variable("keras", two_replicas, wrapped(lambda: tf_lamb.LAMB(0.1)))
 
     def step():
@@ -221,22 +220,22 @@ def test_kerass_is_refused_under_a_strategy(two_replicas, traced):
 
 
 @pytest.mark.parametrize("face", ["keras"])
-def test_kerass_is_refused_in_fit_under_a_strategy(face, mixed_float16, two_replicas):
+def test_that_of_keras_is_refused_in_fit_under_a_strategy(face, mixed_float16, two_replicas):
     model = make_model("keras", two_replicas, lambda: tf_lamb.LAMB(0.1))
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     with pytest.raises(RuntimeError, match="tests gradients before they are summed"):
         model.fit(X, Y, batch_size=16, verbose=0)
 
 
-def test_keras_lamb_in_kerass_takes_the_first_replicas_answer(two_replicas):
+def test_that_of_keras_takes_the_first_replicas_answer(two_replicas):
     variable, optimizer = one_variable("keras", two_replicas, wrapped(lambda: keras.optimizers.Lamb(0.1)))
     tf.function(lambda: two_replicas.run(lambda: optimizer.apply([unequal_shares()], [variable])))()
     assert all(np.isnan(w).any() for w in replica_values(variable))
     assert set(replica_values(optimizer.dynamic_scale)) == {2.0**15}
 
 
-def test_ours_skips_where_kerass_does_not(face, two_replicas):
-    """The case of the last test."""
+def test_our_own_loss_scale_skips_there(face, two_replicas):
+    """In the case of the last test."""
     make = functools.partial(runner.make, face, "LAMB", {"dynamic_loss_scale": True, "jit_compile": False})
     variable, optimizer = one_variable(face, two_replicas, make)
     tf.function(lambda: two_replicas.run(lambda: optimizer.apply_gradients([(unequal_shares(), variable)])))()
@@ -255,16 +254,16 @@ def test_two_loss_scales_are_refused(face, mixed_float16):
 
 
 @pytest.mark.parametrize("face", ["keras"])
-def test_a_mixed_float16_model_may_leave_kerass_out(face, mixed_float16, two_replicas):
+def test_a_mixed_float16_model_may_leave_it_out(face, mixed_float16, two_replicas):
     options = {"dynamic_loss_scale": True, "initial_scale": 8.0, "jit_compile": False}
     model = make_model("keras", two_replicas, lambda: tf_lamb.LAMB(0.05, **options), auto_scale_loss=False)
-    losses = model.fit(X, Y, batch_size=16, epochs=6, verbose=0).history["loss"]
-    assert losses[-1] < 0.5 * losses[0]
+    model.fit(X, Y, batch_size=16, verbose=0)
     assert loss_scale(model.optimizer) == 8.0
+    assert set(replica_values(model.optimizer.iterations)) == {4}
 
 
 @pytest.mark.parametrize("face", ["tf_keras"])
-def test_tf_kerass_works_under_a_strategy(face, mixed_float16, two_replicas):
+def test_that_of_tf_keras_works_under_a_strategy(face, mixed_float16, two_replicas):
     """It sums the gradients first, by our own method, so it needs no refusal."""
     model = make_model("tf_keras", two_replicas, lambda: TfKerasLAMB(0.05, jit_compile=False))
     assert isinstance(model.optimizer, tf_keras.mixed_precision.LossScaleOptimizer)

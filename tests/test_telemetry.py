@@ -219,7 +219,7 @@ def nothing(trust):
 MUTANTS = {
     "gradient norm after clipping": ("global_clipnorm", "gradient_norm", norm_after_clipping),
     "gradient norm at every step": ("no clipping", "gradient_norm", recorded(lambda named: {"every_steps": 1})),
-    "gradient norm of the last micro-batch": (
+    "gradient norm of the sum of micro-batches": (
         "accumulation",
         "gradient_norm",
         recorded(lambda named: {"gradients": [2.0 * g for g in named["gradients"]]}),

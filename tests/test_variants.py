@@ -8,7 +8,7 @@ import problem
 import pytest
 import runner
 from tolerances import RELATIVE_L2, distance
-from variants import PAIRS, VARIANTS
+from variants import CLIPPING, PAIRS, VARIANTS, clip_parts
 
 FLOAT32 = RELATIVE_L2["float32", "cpu"]
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -77,6 +77,16 @@ def test_follows_the_oracle_on_two_replicas(face, name, two_replicas):
         face, variant.optimizer, options_on(face, name), variant.gradients(replicas=2), two_replicas
     )
     check(optimizer, variables, oracle(name, 2))
+
+
+@pytest.mark.parametrize("name", CLIPPING)
+def test_clipping_every_replica_alone_does_not(name):
+    """The neighbour of clipping on two replicas: the shares are clipped, and then summed."""
+    variant = VARIANTS[f"LAMB_{name}"]
+    shares = clip_parts(**CLIPPING[name])(variant.gradients(replicas=2))
+    options = {**variant.options, **dict.fromkeys(CLIPPING)}
+    other = runner.expected("LAMB", options, shares)
+    assert distance(other.weights, oracle(f"LAMB_{name}", 2).weights) > 11 * FLOAT32
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow compiles the update of its own accord")

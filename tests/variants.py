@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import problem
 import runner
-from oracle import Lamb
+from oracle import Lamb, Layerwise
 from oracle_lars import Lars
 
 LISTS = {"exclude_from_weight_decay": ["bias", "gamma"], "exclude_from_layer_adaptation": ["bias", "plain"]}
@@ -120,7 +120,7 @@ def clip_parts(**clipping):
     """The gradients of every replica and micro-step clipped alone, as if that came before the sum."""
 
     def change(gradients):
-        clipper = Lamb(runner.initial_weights(), None, None, 0.9, 0.99, 1e-6, 0.0, **clipping)
+        clipper = Layerwise([], [], [], **clipping)
         return [[clipper.clip(own) for own in step] for step in gradients]
 
     return change
@@ -153,7 +153,7 @@ def layerwise(optimizer, weight_bounds, ratio_bounds):
     lists = ("exclude_from_weight_decay", "exclude_from_layer_adaptation")
     full = {**FULL, w_bounds: weight_bounds, r_bounds: ratio_bounds}
     cases = {
-        "base": ({}, {"other": {"weight_decay": 0.0}}),
+        "base": ({}, {"no_decay": {"weight_decay": 0.0}}),
         "l1": ({"norm": "l1"}, others("norm", "l2", "linf")),
         "linf": ({"norm": "linf"}, others("norm", "l2", "l1")),
         "weight_norm_lower": ({w_bounds: (lower, None)}, others(w_bounds, None, (None, lower))),
@@ -191,7 +191,7 @@ def layerwise(optimizer, weight_bounds, ratio_bounds):
         ),
         "full": (
             full,
-            {**SKIPS, **{key: {key: BASES[optimizer].get(key, "l2")} for key in ("norm",)}}
+            {**SKIPS, "norm": {"norm": "l2"}}
             | {key: {key: None} for key in (w_bounds, r_bounds, "layer_axes", "ema_overwrite_frequency")},
         ),
     }

@@ -46,26 +46,27 @@ def plot(history_csv, path, layers=None):
     """
     figure_class = _figure_class()
     history = read_history(history_csv)
-    chosen, left_out = _choose(history, layers, history_csv)
+    chosen = _choose(history, layers, history_csv)
     figure = figure_class(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     _draw(axes, history, chosen)
-    if left_out:
-        axes.set_title(f"{left_out} layers that do not adapt are not drawn", loc="left", fontsize=8, color="0.45")
+    if layers is None and len(chosen) < len(history.layers):
+        note = f"{len(chosen)} of {len(history.layers)} layers; the ratio of the others is 1 throughout"
+        axes.set_title(note, loc="left", fontsize=8, color="0.45")
     figure.savefig(path, format="png", dpi=150)
 
 
 def _choose(history, patterns, history_csv):
-    """The positions of the layers to draw, and how many were left out because their ratio is always 1."""
+    """The positions of the layers to draw."""
     if patterns is not None:
-        return _matching(history.layers, patterns), 0
+        return _matching(history.layers, patterns)
     chosen = np.flatnonzero(np.any(history.trust_ratio != 1.0, axis=0)).tolist()
     if not chosen:
         raise ValueError(
             "The trust ratio of every layer is 1 throughout, so there is nothing to draw. "
             f"Received: {os.fspath(history_csv)!r}. Expected a history in which layers adapt, or a list of `layers`."
         )
-    return chosen, len(history.layers) - len(chosen)
+    return chosen
 
 
 def _matching(names, patterns):
