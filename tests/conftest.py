@@ -13,7 +13,7 @@ import tensorflow as tf
 # About tf.distribute, tf_keras or XLA on TensorFlow, or the same on every backend; the others run on each of them.
 ON_TENSORFLOW_ONLY = """
 accumulation base_options distribution docs errors lamb layering migrate_errors model_garden multi_worker mutants
-round_trip rules schedules_tensorflow skipping tensorflow_addons theory xla
+other_peers peers round_trip rules schedules_tensorflow skipping tensorflow_addons theory xla
 bert_examples config prepare_bert_data python_docs train_bert
 """.split()
 collect_ignore = [f"test_{name}.py" for name in ON_TENSORFLOW_ONLY] if keras.backend.backend() != "tensorflow" else []

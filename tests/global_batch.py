@@ -67,9 +67,7 @@ class Training:
         random = np.random.default_rng(7)
         with self.strategy.scope():
             make = tf.Variable if face == "tf_keras" else keras.Variable
-            self.variables = [
-                make(random.normal(size=shape), dtype=dtype, name=name) for name, shape in SHAPES.items()
-            ]
+            self.variables = [make(random.normal(size=shape), dtype=dtype, name=name) for name, shape in SHAPES.items()]
             self.optimizer = runner.make(face, name, {**BASES[name], **(options or {})})
             self.optimizer.build(self.variables)
         self.native = [getattr(v, "value", v) if isinstance(v, keras.Variable) else v for v in self.variables]

@@ -19,7 +19,8 @@ import tf_lamb
 FLOAT32 = RELATIVE_L2["float32", "cpu"]
 LISTS = {"exclude_from_weight_decay": ["bias", "gamma"], "exclude_from_layer_adaptation": ["bias", "plain"]}
 OPTIMIZERS = {
-    "LAMB": {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-6, "weight_decay": 0.3, "global_clipnorm": 2.5, "nesterov": "m", **LISTS},
+    "LAMB": {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-6, "weight_decay": 0.3}
+    | {"global_clipnorm": 2.5, "nesterov": "m", **LISTS},
     "LARS": {"momentum": 0.8, "trust_coefficient": 0.4, "weight_decay": 0.3, "clipnorm": 1.0, **LISTS},
     "NormalizedSGD": {"weight_decay": 0.3, "clipvalue": 0.5, **LISTS},
 }

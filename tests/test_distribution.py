@@ -1,6 +1,7 @@
 """Gradients are summed once, then clipped: N replicas are one replica on the same global batch."""
 
 import functools
+import types
 
 import keras
 import numpy as np
@@ -274,7 +275,8 @@ def test_a_compiled_step_on_one_device_of_a_strategy(face):
 def test_the_update_as_a_part_of_a_step_on_gpus(face, two_replicas, monkeypatch):
     """Where all devices are GPUs, TensorFlow runs a compiled step on every replica without leaving its context."""
     monkeypatch.setattr(two_replicas.extended, "_use_merge_call", lambda: False)
-    monkeypatch.setattr(replicas.control_flow_util, "GraphOrParentsInXlaContext", lambda graph: True)
+    compiled = types.SimpleNamespace(GraphOrParentsInXlaContext=lambda graph: True)
+    monkeypatch.setattr(replicas, "control_flow_util", compiled)
     training = train(face, "everything", two_replicas)
     assert distance_to_one_replica(training, face, "everything") < FLOAT32
     assert replicas_agree(training.state())

@@ -20,6 +20,8 @@ DIRECTIVE = re.compile(r"^\.\. auto(class|function|data|module):: (\S+)\n((?:   
 NOT_RUN = {
     ("migration.md", "from tf_lamb import dialects, migrate"): "loads the reader's .keras file",
     ("migration.md", "import tf_lamb.tf_keras"): "loads the reader's checkpoint",
+    ("telemetry.md", "import tf_lamb"): "trains the reader's model",
+    ("telemetry.md", "@tf.function(jit_compile=True)"): "trains the reader's model",
 }
 
 

@@ -1,7 +1,7 @@
 """LAMB and LARS for Keras and TensorFlow: layer-wise adaptive optimizers for large-batch training.
 
-`LAMB`, `LARS` and `NormalizedSGD` are the optimizers for Keras 3, `schedules` their learning-rate schedules, `rules` the
-exclusion lists and plans, `telemetry` what the optimizer did, `dialects` what other implementations compute, and
+`LAMB`, `LARS` and `NormalizedSGD` are the optimizers for Keras 3, `schedules` their learning-rate schedules, `rules`
+the exclusion lists and plans, `telemetry` what the optimizer did, `dialects` what other implementations compute, and
 `migrate` loads the state of those. `tf_lamb.tf_keras` holds the optimizers for tf_keras and `tf_lamb.model_garden` what
 experiments of tf-models-official need; both are imported only when asked for.
 """

@@ -228,7 +228,8 @@ def global_norm(gradients):
     """The L2 norm of a non-empty list of arrays taken together, a scalar of their widest dtype."""
     dtypes = {compute_dtype(backend.standardize_dtype(g.dtype)) for g in gradients}
     dtype = "float64" if "float64" in dtypes else "float32"
-    return ops.sqrt(sum(ops.cast(ops.sum(ops.square(g)), dtype) for g in gradients))
+    # Stacked: TensorFlow would regroup a chain of additions, differently from one graph to the next.
+    return ops.sqrt(ops.sum(ops.stack([ops.cast(ops.sum(ops.square(g)), dtype) for g in gradients])))
 
 
 def clip_by_global_norm(gradients, limit, gradient_norm=None):

@@ -41,7 +41,8 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
             accumulation one bad gradient drops its whole cycle. `skipped_steps` counts them.
         dynamic_loss_scale: Whether the loss is scaled for float16: halved after a skipped step, doubled after
             `dynamic_growth_steps` others. It implies `skip_nonfinite`, and is safe under a strategy. In a loop of
-            your own, give the loss to `scale_loss` before taking gradients.
+            your own, give the loss to `scale_loss` before taking gradients. Compile a `mixed_float16` model with
+            `auto_scale_loss=False`, or Keras would scale the loss, too, which is an error.
         initial_scale: A float > 0, the first loss scale.
         dynamic_growth_steps: An integer >= 1.
         gradient_accumulation_steps: An integer >= 2: the mean gradient of so many calls makes one update. Schedules,
@@ -158,8 +159,8 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
         return gradient if self.loss_scale_factor is None or overwritten else gradient / self.loss_scale_factor
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
-        # Keras would assign the averages as they are, which may be wider than the variables. On JAX both would then share
-        # one buffer, which a compiled step cannot be given twice.
+        # Keras would assign the averages as they are, which may be wider than the variables. On JAX both would share
+        # one buffer then, which a compiled step cannot be given twice.
         for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
             if average is not None:
                 variable.assign(ops.copy(self._final_value(variable, average)))

@@ -143,7 +143,7 @@ def _load(optimizer, state, mapping, load_weights):
 
     counters = [(optimizer._iterations, t), (optimizer._micro_step, micro_step), (optimizer._bad_micro_steps, 0)]
     writes = [(counter, value) for counter, value in counters if counter is not None]
-    columns = (optimizer._slots, optimizer._accumulated_gradients, optimizer._model_variables_moving_average)
+    columns = (optimizer._slots, optimizer._accumulated_gradients, optimizer._averages)
     for variable, old, (m, v), accumulator, average in zip(variables, saved, *columns, strict=True):
         weight = old.weight if load_weights else as_array(variable)
         sums = old.accumulator if micro_step else ops.zeros(variable.shape)

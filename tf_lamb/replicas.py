@@ -89,7 +89,8 @@ class ReplicaUpdate:
     """
 
     def __init__(self, update, jit_compile):
-        self._update = update
+        # Within a caller's function AutoGraph would rewrite all of the library's Python, to no use.
+        self._update = tf.autograph.experimental.do_not_convert(update)
         self._compiled = tf.function(update, jit_compile=bool(jit_compile), autograph=False)
 
     @property

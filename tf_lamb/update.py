@@ -99,13 +99,18 @@ class LayerwiseUpdate:
         Raises:
             ValueError: The optimizer is built already, so its plan is fixed.
         """
-        if self._plan is not None:
+        known = {entry if isinstance(entry, str) else id(entry) for entry in self._decay_list.entries}
+        added = (*(var_list or ()), *(var_names or ()))
+        added = [entry for entry in added if (entry if isinstance(entry, str) else id(entry)) not in known]
+        # Replicas may all call it in their step, of which the first builds the optimizer.
+        if self._plan is not None and added:
             raise ValueError(
                 "`exclude_from_weight_decay()` was called after the optimizer was built, when its plan is fixed. "
                 "Call it before the first step, or pass the list to the constructor."
             )
-        entries = (*self._decay_list.entries, *(var_list or ()), *(var_names or ()))
-        self._decay_list = rules.ExclusionList("exclude_from_weight_decay", entries)
+        if added:
+            entries = (*self._decay_list.entries, *added)
+            self._decay_list = rules.ExclusionList("exclude_from_weight_decay", entries)
 
     def _build_state(self, variables):
         """Makes the plan and all variables: those that every optimizer has first, optional ones last."""
@@ -140,7 +145,9 @@ class LayerwiseUpdate:
         self._masters = for_each([options_.master_weights and each for each in narrow], "master")
         accumulates = bool(self.gradient_accumulation_steps)
         self._accumulated_gradients = for_each([accumulates] * len(variables), "gradient_accumulator")
-        self._model_variables_moving_average = for_each([self.use_ema and keep for keep in kept], "average")
+        # Keras tells by the attribute whether an optimizer has averages.
+        if self.use_ema:
+            self._model_variables_moving_average = for_each(kept, "average")
         self._micro_step = scalar(accumulates, "micro_step")
         self._bad_micro_steps = scalar(accumulates and self.skips, "bad_micro_steps")
         self._skipped_steps = scalar(self.skips, "skipped_steps")
@@ -183,16 +190,20 @@ class LayerwiseUpdate:
             raise ValueError(f"No gradients provided for any variable. Received: None for each of {missing}.")
         if missing and not self._missing_warned:
             self._missing_warned = True
-            warnings.warn(f"There are no gradients for {missing}, which stay as they are.", stacklevel=4)
+            warnings.warn(f"Gradients do not exist for variables {missing}, which stay as they are.", stacklevel=4)
         return by_position
 
     def _variable_states(self, variables, native):
         """The variables and their state, in the order of the plan; `native` unwraps each."""
-        columns = (self._masters, self._accumulated_gradients, self._model_variables_moving_average)
+        columns = (self._masters, self._accumulated_gradients, self._averages)
         return [
             VariableState(native(value), [native(slot) for slot in slots], *(native(each) for each in others))
             for value, slots, *others in zip(variables, self._slots, *columns, strict=True)
         ]
+
+    @property
+    def _averages(self):
+        return self._model_variables_moving_average if self.use_ema else [None] * len(self._plan)
 
     def _shared_state(self, native):
         counters = (self._micro_step, self._bad_micro_steps, self._skipped_steps, self._loss_scale, self._good_steps)
