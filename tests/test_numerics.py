@@ -58,7 +58,9 @@ def test_masters_do_not_accumulate_rounding_errors(dtype):
     assert without[-1] == 1.0 and reference[-1] < 0.975
 
 
-def test_masters_survive_the_excess_precision_of_a_compiled_step():
+@pytest.mark.parametrize("updates_at_once", [1, 10])
+def test_masters_survive_the_excess_precision_of_a_compiled_step(updates_at_once):
+    """Of several updates in one computation, a compiler could hand the unrounded variable from one to the next."""
     if BACKEND == "torch":
         pytest.skip("torch does not compile here")
     reference, *_ = walk("float32", 300, rate=1e-4)
@@ -66,16 +68,25 @@ def test_masters_survive_the_excess_precision_of_a_compiled_step():
     optimizer = tf_lamb.LAMB(1e-4, master_weights=True)
     optimizer.build([variable])
     gradient = ops.ones(8, "bfloat16")
+
+    def stateful():
+        for _ in range(updates_at_once):
+            optimizer.apply([gradient], [variable])
+
+    def stateless(values, w):
+        for _ in range(updates_at_once):
+            w, values = optimizer.stateless_apply(values, [gradient], w)
+        return values, w
+
     if BACKEND == "tensorflow":
-        step = compiled(lambda: optimizer.apply([gradient], [variable]))
-        for _ in range(300):
+        step = compiled(stateful)
+        for _ in range(300 // updates_at_once):
             step()
     else:
-        step = compiled(lambda values, w: optimizer.stateless_apply(values, [gradient], w))
-        w, values = [variable.value], [each.value for each in optimizer.variables]
-        for _ in range(300):
-            w, values = step(values, w)
-        for each, value in zip(optimizer.variables, values, strict=True):
+        step, state_and_weights = compiled(stateless), ([v.value for v in optimizer.variables], [variable.value])
+        for _ in range(300 // updates_at_once):
+            state_and_weights = step(*state_and_weights)
+        for each, value in zip(optimizer.variables, state_and_weights[0], strict=True):
             each.assign(value)
     np.testing.assert_allclose(to_numpy(optimizer._masters[0])[0], reference[-1], rtol=1e-6)
 
@@ -211,7 +222,7 @@ def test_a_missing_gradient_is_warned_of_once(recwarn):
     optimizer = tf_lamb.LAMB(0.1, weight_decay=0.5)
     for _ in range(3):
         optimizer.apply([ops.ones(2), None], variables)
-    assert len([w for w in recwarn if "no gradients for ['unused']" in str(w.message)]) == 1
+    assert len([w for w in recwarn if "for variables ['unused']" in str(w.message)]) == 1
     assert variables[1].numpy() == [3.0]
     assert not np.any(to_numpy(optimizer._slots[1][0]))
     assert np.all(variables[0].numpy() != [1.0, 2.0])

@@ -97,7 +97,7 @@ def add_tests_without_private_count(module):
             if test_class.__module__ == module.__name__ and PRIVATE_COUNT in source:
                 lines = [line for line in source.splitlines() if PRIVATE_COUNT not in line]
                 scope = {}
-                exec("\n".join(lines), vars(module), scope)
+                exec(compile("\n".join(lines), module.__file__, "exec"), vars(module), scope)
                 setattr(test_class, f"{name}_without_private_count", scope[name])
 
 
