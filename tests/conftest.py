@@ -6,9 +6,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if os.environ.get("KERAS_BACKEND") == "jax":
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
+import hypothesis
 import keras
 import pytest
 import tensorflow as tf
+
+# The same examples in every run: what passed here passes elsewhere. HYPOTHESIS_RANDOM=1 draws new ones.
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=os.environ.get("HYPOTHESIS_RANDOM") != "1", deadline=None
+)
+hypothesis.settings.load_profile("repeatable")
 
 # About tf.distribute, tf_keras or XLA on TensorFlow, or the same on every backend; the others run on each of them.
 ON_TENSORFLOW_ONLY = """
