@@ -43,7 +43,8 @@ ALLOWED_IN_LIBRARY = {
     "schedules": {"keras", "keras.ops", "tf_lamb.options", "tf_lamb.schedule_plot.plot"}
     | {f"tf_lamb.scaling.{name}" for name in ("linear_epoch_warmup", "linear_scaling", "square_root_scaling")},
     "scaling": {"math", "tf_lamb.options"},
-    "schedule_plot": {"tf_lamb.options", "matplotlib.figure.Figure"},
+    "figure": {"matplotlib.figure.Figure"},
+    "schedule_plot": {"tf_lamb.options", "tf_lamb.figure.figure_class"},
     "dialects": {"functools", "tf_lamb.lamb.LAMB", "tf_lamb.lars.LARS"},
     "migrate": {"collections", "os", "zipfile", "keras.ops", "tf_lamb.old_states", "tf_lamb.lamb.LambUpdate"}
     | {"tf_lamb.old_states.as_array", "tf_lamb.old_states.variables_of"}
@@ -64,9 +65,9 @@ ALLOWED_IN_LIBRARY = {
         "tf_lamb.options",
     },
     "tf_keras_telemetry": {"tf_lamb.telemetry_history.RecordingCallback", "tf_lamb.tf_keras.tf_keras"},
-    "telemetry_plot": {"os", "re", "numpy", "tf_lamb.telemetry_history.read_history"}
+    "telemetry_plot": {"os", "re", "numpy", "tf_lamb.telemetry_history.read_history", "tf_lamb.figure.figure_class"}
     | {f"matplotlib.{name}" for name in ("colormaps", "patheffects", "cm.ScalarMappable", "ticker.LogLocator")}
-    | {f"matplotlib.{name}" for name in ("colors.ListedColormap", "colors.Normalize", "figure.Figure")},
+    | {f"matplotlib.{name}" for name in ("colors.ListedColormap", "colors.Normalize")},
 }
 # config -> data -> model -> step -> export: what a module of tpu/ may take from the others.
 ALLOWED_IN_TPU = {

@@ -44,8 +44,6 @@ from typing import NamedTuple
 
 from keras import backend, ops
 
-NORMS = ("l2", "l1", "linf")
-
 
 def compute_dtype(dtype):
     """The dtype in which a variable of `dtype` is updated and its moments are computed.

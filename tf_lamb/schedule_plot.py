@@ -1,6 +1,7 @@
 """A picture of schedules: the rate at each step, as a PNG."""
 
 from tf_lamb import options
+from tf_lamb.figure import figure_class
 
 # More points than a figure has columns, so that a jump of one step is drawn upright.
 POINTS = 2000
@@ -35,7 +36,7 @@ def plot(schedules, total_steps, path):
             "`schedules` must be a schedule, or a dict from names to schedules that is not empty. "
             f"Received: schedules={schedules!r}."
         )
-    figure = _figure_class()(figsize=(8, 4.5), layout="constrained")
+    figure = figure_class()(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, schedule in named.items():
         axes.plot(*curve(schedule, total_steps), label=name, linewidth=1.8)
@@ -63,13 +64,3 @@ def curve(schedule, total_steps, points=POINTS):
     points = min(points, total_steps)
     steps = [i * total_steps // points for i in range(points + 1)]
     return steps, [float(schedule(step)) for step in steps]
-
-
-def _figure_class():
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] != "matplotlib":
-            raise
-        raise ImportError("A plot needs matplotlib. Install it with `pip install tf-lamb[plot]`.") from None
-    return Figure

@@ -35,7 +35,7 @@ class Step:
             **kwargs: As in `core.trust_ratio`.
 
         Returns:
-            A `core.Trust`, or None for an excluded variable whose norms nobody asks for.
+            A `core.Trust`, without norms for an excluded variable when nobody asks for them.
         """
         if not self.rule.adapted and not self._options.telemetry:
             return core.Trust(1.0, None, None)

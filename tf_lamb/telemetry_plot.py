@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from tf_lamb.figure import figure_class
 from tf_lamb.telemetry_history import read_history
 
 # More lines than these have a bar of colours for the depth, and not a legend.
@@ -44,10 +45,10 @@ def plot(history_csv, path, layers=None):
     ...     sorted(os.listdir(folder))
     ['history.csv', 'ratios.png']
     """
-    figure_class = _figure_class()
+    make_figure = figure_class()
     history = read_history(history_csv)
     chosen = _choose(history, layers, history_csv)
-    figure = figure_class(figsize=(8, 4.5), layout="constrained")
+    figure = make_figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     _draw(axes, history, chosen)
     if layers is None and len(chosen) < len(history.layers):
@@ -130,13 +131,3 @@ def without_common_prefix(names):
     """The names without the folders that all of them share."""
     shared = os.path.commonprefix([name.rpartition("/")[0] + "/" for name in names])
     return [name[shared.rfind("/") + 1 :] for name in names]
-
-
-def _figure_class():
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] != "matplotlib":
-            raise
-        raise ImportError("A plot needs matplotlib. Install it with `pip install tf-lamb[plot]`.") from None
-    return Figure

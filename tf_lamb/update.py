@@ -122,10 +122,10 @@ class LayerwiseUpdate:
         self._constraint_of = tuple(getattr(variable, "constraint", None) for variable in variables).__getitem__
         moment_dtypes = options_.moment_dtypes(len(self.slot_names))
 
-        def for_each(chosen, name, dtype_names=None):
+        def for_each(chosen, name):
             return [
                 self._add_variable_like(variable, dtype, name) if choice else None
-                for variable, choice, dtype in zip(variables, chosen, dtype_names or dtypes, strict=True)
+                for variable, choice, dtype in zip(variables, chosen, dtypes, strict=True)
             ]
 
         def scalar(wanted, name, dtype="int32", initial_value=0):
