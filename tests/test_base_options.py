@@ -89,6 +89,21 @@ def test_ema_follows_the_weights():
     assert float(variable[0]) == pytest.approx(average, rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_ema_overwrites_a_variable_without_a_gradient_too():
+    """As Keras, which overwrites all variables that the optimizer was built on."""
+    optimizer = tf_lamb.LAMB(0.1, use_ema=True, ema_momentum=0.75, ema_overwrite_frequency=3)
+    first, second = keras.Variable([1.0]), keras.Variable([1.0])
+    values = []
+    for gradient in ([1.0], [1.0], None):
+        values.append(float(second[0]))
+        optimizer.apply([tf.constant([1.0]), None if gradient is None else tf.constant(gradient)], [first, second])
+    _, after_one, after_two = values
+    average = 0.75 * (0.75 * after_one + 0.25 * after_two) + 0.25 * after_two
+    assert average != after_two
+    assert float(second[0]) == pytest.approx(average, rel=1e-6)
+
+
 def test_the_rate_may_be_set_without_a_new_trace():
     variable = keras.Variable([1.0])
     optimizer = tf_lamb.LAMB(0.5)

@@ -53,7 +53,7 @@ def test_a_skipped_step_changes_no_bit(face, strategy, name, options, dtype):
     first, second, third = batches(3)
     training = Training(face, name, {**SKIPPING, **options}, strategy, dtype)
     before = training.run([first]).state(but=COUNTERS)
-    for count, bad in enumerate((np.inf, np.nan, -np.inf)):
+    for count, bad in enumerate((np.inf, np.nan, -np.inf, 1e30)):
         after = training.run([spoil(second, bad)]).state(but=COUNTERS)
         assert differing(before, after) == []
         assert skipped(training) == {count + 1}

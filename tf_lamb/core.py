@@ -217,9 +217,18 @@ def momentum(buffer, x, *, momentum, dampening=0.0, nesterov=False, stored=None)
     return (momentum * buffer + x if nesterov else buffer), buffer
 
 
-def clip_by_norm(gradient, limit):
-    """Scales one gradient such that its own L2 norm is at most `limit`, a positive Python float."""
-    return gradient * _clip_factor(norm(gradient), limit)
+def clip_by_norm(gradient, limit, gradient_norm=None):
+    """Scales one gradient such that its own L2 norm is at most `limit`.
+
+    Args:
+        gradient: An array, already summed over replicas.
+        limit: A positive Python float.
+        gradient_norm: Its L2 norm, where it is known.
+
+    Returns:
+        The scaled gradient: unchanged where the norm is within the limit, NaN where it is not finite.
+    """
+    return gradient * _clip_factor(norm(gradient) if gradient_norm is None else gradient_norm, limit)
 
 
 def global_norm(gradients):

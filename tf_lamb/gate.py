@@ -16,8 +16,11 @@ def unscale(gradients, loss_scale):
 
 
 def all_finite(gradients):
-    """Whether no element is infinite or NaN, a boolean scalar."""
-    return ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in gradients if g is not None]))
+    """Whether no element is infinite or NaN, nor so large that its square is; a boolean scalar.
+
+    A second moment or a norm that became infinite would stop its variable, or all of them, for good.
+    """
+    return ops.all(ops.stack([ops.all(ops.isfinite(ops.square(g))) for g in gradients if g is not None]))
 
 
 def masked(condition, new, old):

@@ -53,26 +53,22 @@ class LarsUpdate:
         weight_decay = self.weight_decay if step.rule.decayed else 0.0
         direction = g + weight_decay * w if weight_decay else g
         if self.ratio_position == "before_momentum":
-            trust = self._trust_before(step, w, g, direction, weight_decay)
+            if self.denominator == "sum_of_norms":
+                trust = self._trust(step, w, g, weight_decay)
+            else:
+                trust = self._trust(step, w, direction)
             change, buffer = self._with_momentum(step, slots[0], learning_rate * trust.ratio * direction)
             return w - change, buffer, trust
         update, buffer = self._with_momentum(step, slots[0], direction)
-        update_norm = step.norm(update)
-        trust = step.trust(w, update, update_norm, denominator=update_norm + self.epsilon, **self._coefficient)
+        trust = self._trust(step, w, update)
         return w - learning_rate * trust.ratio * update, buffer, trust
 
-    def _trust_before(self, step, w, g, direction, weight_decay):
-        if self.denominator == "norm_of_sum":
-            update_norm = step.norm(direction)
-            denominator = update_norm
-        else:
-            update_norm = step.norm(g)
-            denominator = update_norm + weight_decay * step.norm(w)
-        return step.trust(w, direction, update_norm, denominator=denominator + self.epsilon, **self._coefficient)
+    def _trust(self, step, w, update, weight_decay=0.0):
+        def denominator(weight_norm, update_norm):
+            decay_norm = weight_decay * weight_norm if weight_decay else 0.0
+            return update_norm + decay_norm + self.epsilon
 
-    @property
-    def _coefficient(self):
-        return {"coefficient": self.trust_coefficient}
+        return step.trust(w, update, denominator, self.trust_coefficient)
 
     def _with_momentum(self, step, buffer, x):
         return core.momentum(

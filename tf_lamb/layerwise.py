@@ -37,8 +37,9 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
         moment_dtype: `"bfloat16"` stores moments in half the memory, `("bfloat16", "float32")` only the first of two.
             The second moment of LAMB is rounded stochastically. None: float32. Moments of float64 variables are
             float64 in any case.
-        skip_nonfinite: Whether a step is skipped, and not counted, when a summed gradient is infinite or NaN. With
-            accumulation one bad gradient drops its whole cycle. `skipped_steps` counts them.
+        skip_nonfinite: Whether a step is skipped, and not counted, when a summed gradient is infinite or NaN, or so
+            large that its square is infinite. With accumulation one bad gradient drops its whole cycle.
+            `skipped_steps` counts them.
         dynamic_loss_scale: Whether the loss is scaled for float16: halved after a skipped step, doubled after
             `dynamic_growth_steps` others. It implies `skip_nonfinite`, and is safe under a strategy. In a loop of
             your own, give the loss to `scale_loss` before taking gradients. Compile a `mixed_float16` model with

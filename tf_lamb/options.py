@@ -20,6 +20,13 @@ def check_beta(name, value):
     return float(value)
 
 
+def check_positive(name, value):
+    """Returns `value` as a float, or raises ValueError when it is not a finite number > 0."""
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be a number > 0. Received: {name}={value!r}.")
+    return float(value)
+
+
 def check_limit(name, value):
     """Returns `value`, a limit to clip at, or raises ValueError when it is neither None nor a number > 0."""
     if value is not None and (not _is_number(value) or not value > 0):
@@ -92,7 +99,7 @@ class LayerwiseOptions:
         check(check_bounds, "trust_ratio_bounds")
         for name in ("master_weights", "skip_nonfinite", "dynamic_loss_scale", "telemetry"):
             check(check_choice, name, (True, False))
-        check(check_limit, "initial_scale")
+        check(check_positive, "initial_scale")
         check(check_count, "dynamic_growth_steps")
         check(check_count, "telemetry_every_steps")
         check(check_choice, "jit_compile", ("auto", True, False))

@@ -8,47 +8,60 @@ from tf_lamb import core, rounding
 class Step:
     """One variable in one step.
 
-    Attributes:
+    Args:
         rule: The variable's `rules.Rule`.
         position: Its position in the plan.
         t: The count of updates from 1, an integer scalar.
         dtype: The dtype of the computation.
+        layerwise_options: The `options.LayerwiseOptions`.
+        slot_dtypes: The dtypes of the slots by their names.
+        stochastic_slots: The names of those that are rounded stochastically.
+
+    Attributes:
+        rule, position, t, dtype: As given.
         stored: For each slot, a function that rounds it to what its storage holds.
     """
 
-    def __init__(self, rule, position, t, dtype, layerwise_options):
+    def __init__(self, rule, position, t, dtype, layerwise_options, slot_dtypes, stochastic_slots):
         self.rule, self.position, self.t, self.dtype = rule, position, t, dtype
         self._options = layerwise_options
-        self.stored = None
+        self.stored = [
+            self._rounding_to(stored_as, name in stochastic_slots) for name, stored_as in slot_dtypes.items()
+        ]
 
-    def norm(self, x):
-        """The norm of `x` in the chosen kind, one value a slice where the variable stacks several layers."""
-        return core.norm(x, self._options.norm, self.rule.layer_axis)
-
-    def trust(self, w, update, update_norm=None, **kwargs):
+    def trust(self, w, update, denominator=None, coefficient=1.0):
         """The trust ratio of an update, 1 for an excluded variable.
 
         Args:
             w: The variable's value.
-            update: The update.
-            update_norm: Its norm, where that is something else than `norm(update)`.
-            **kwargs: As in `core.trust_ratio`.
+            update: What its norm is compared with: the update, or LARS's gradient.
+            denominator: A function of the two norms that gives what phi(||w||) is divided by; by default ||update||.
+            coefficient: A Python float, LARS's trust coefficient.
 
         Returns:
             A `core.Trust`, without norms for an excluded variable when nobody asks for them.
         """
         if not self.rule.adapted and not self._options.telemetry:
             return core.Trust(1.0, None, None)
-        weight_norm = self.norm(w)
-        update_norm = self.norm(update) if update_norm is None else update_norm
+        weight_norm, update_norm = self._norm(w), self._norm(update)
         if not self.rule.adapted:
             return core.Trust(1.0, weight_norm, update_norm)
-        bounds = {name: getattr(self._options, name) for name in ("weight_norm_bounds", "trust_ratio_bounds")}
-        return core.trust_ratio(weight_norm, update_norm, **bounds, **kwargs)
+        return core.trust_ratio(
+            weight_norm,
+            update_norm,
+            weight_norm_bounds=self._options.weight_norm_bounds,
+            trust_ratio_bounds=self._options.trust_ratio_bounds,
+            denominator=denominator and denominator(weight_norm, update_norm),
+            coefficient=coefficient,
+        )
 
-    def rounding_of(self, slot, stochastic):
-        """A function that rounds a new slot to what its storage holds."""
-        if keras.backend.standardize_dtype(slot.dtype) != "bfloat16":
+    def _norm(self, x):
+        """The norm of `x` in the chosen kind, one value a slice where the variable stacks several layers."""
+        return core.norm(x, self._options.norm, self.rule.layer_axis)
+
+    def _rounding_to(self, dtype, stochastic):
+        """A function that rounds a new slot to what its storage of a `dtype` holds."""
+        if keras.backend.standardize_dtype(dtype) != "bfloat16":
             return lambda x: x
         if stochastic:
             return lambda x: rounding.to_bfloat16_stochastically(x, self.t, self.position)

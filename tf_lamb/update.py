@@ -7,7 +7,6 @@ On TensorFlow all of this is one compiled computation per replica; see `tf_lamb.
 
 import warnings
 
-import keras
 from keras import ops
 
 from tf_lamb import core, gate, options, rounding, rules, telemetry
@@ -239,17 +238,15 @@ class LayerwiseUpdate:
         remaining = iter(clipped)
         scalars, trusts = {}, []
         for position, (rule, gradient, state) in enumerate(zip(self._plan, gradients, states, strict=True)):
-            trust = None
             if rule.overwritten:
                 continue
-            if gradient is None:
-                self._average(state, ops.cast(state.value, compute_dtype(state.value)), t, applied)
-            else:
-                dtype = keras.backend.standardize_dtype(gradient.dtype)
-                if dtype not in scalars:
-                    scalars[dtype] = ops.cast(learning_rate, dtype), self.step_scalars(ops.cast(t, dtype))
-                step = Step(rule, position, t, dtype, self._options)
-                trust = self._update_one(step, state, next(remaining), scalars[dtype], applied, in_cycle[position])
+            dtype = compute_dtype(state.value)
+            if dtype not in scalars:
+                scalars[dtype] = ops.cast(learning_rate, dtype), self.step_scalars(ops.cast(t, dtype))
+            slot_dtypes = {name: slot.dtype for name, slot in zip(self.slot_names, state.slots, strict=True)}
+            step = Step(rule, position, t, dtype, self._options, slot_dtypes, self.stochastic_slots)
+            gradient = None if gradient is None else next(remaining)
+            trust = self._update_one(step, state, gradient, scalars[dtype], applied, in_cycle[position])
             trusts.append((rule, trust))
 
         if shared.loss_scale is not None:
@@ -260,25 +257,28 @@ class LayerwiseUpdate:
         shared.iterations.assign(gate.masked(applied, t, shared.iterations))
 
     def _update_one(self, step, state, gradient, scalars, applied, in_cycle):
-        """Updates one variable, unless `in_cycle` says that it had no gradient; returns its `core.Trust`, or None."""
+        """Updates one variable and its state; returns its `core.Trust`, or None.
+
+        Without a gradient, or where `in_cycle` says that its cycle had none, only the average goes on.
+        """
+        if gradient is None and state.average is None:
+            return None
         value = ops.convert_to_tensor(state.value)
         w = ops.cast(value, step.dtype)
         if state.master is not None:
             w = rounding.reconcile(ops.convert_to_tensor(state.master), value)
-        slots = [ops.cast(slot, step.dtype) for slot in state.slots]
-        step.stored = [
-            step.rounding_of(slot, name in self.stochastic_slots)
-            for name, slot in zip(self.slot_names, state.slots, strict=True)
-        ]
-        new_w, *new_slots, trust = self.new_values(step, w, gradient, slots, *scalars)
-        constraint = self._constraint_of(step.position)
-        if constraint is not None:
-            new_w = constraint(new_w)
-        changes = applied if in_cycle is None else ops.logical_and(applied, in_cycle)
-        for slot, new, old in zip(state.slots, new_slots, slots, strict=True):
-            slot.assign(ops.cast(gate.masked(changes, new, old), slot.dtype))
-        new_w = self._average(state, gate.masked(in_cycle, new_w, w), step.t, applied)
-        new_w = gate.masked(changes, new_w, w)
+        new_w, trust = w, None
+        if gradient is not None:
+            slots = [ops.cast(slot, step.dtype) for slot in state.slots]
+            new_w, *new_slots, trust = self.new_values(step, w, gradient, slots, *scalars)
+            constraint = self._constraint_of(step.position)
+            if constraint is not None:
+                new_w = constraint(new_w)
+            changes = applied if in_cycle is None else ops.logical_and(applied, in_cycle)
+            for slot, new, old in zip(state.slots, new_slots, slots, strict=True):
+                slot.assign(ops.cast(gate.masked(changes, new, old), slot.dtype))
+            new_w = gate.masked(in_cycle, new_w, w)
+        new_w = gate.masked(applied, self._average(state, new_w, step.t, applied), w)
         if state.master is not None:
             state.master.assign(new_w)
         state.value.assign(ops.cast(new_w, value.dtype))
@@ -315,14 +315,16 @@ class LayerwiseUpdate:
         """The clipped gradients, their norm before if it is known, and whether any was clipped; None if unknown."""
         if self.clipnorm:
             norms = [core.norm(g) for g in gradients]
-            clipped = [core.clip_by_norm(g, self.clipnorm) for g in gradients]
-            return clipped, None, ops.any(ops.stack([ops.cast(n, "float32") > self.clipnorm for n in norms]))
+            clipped = [core.clip_by_norm(g, self.clipnorm, norm) for g, norm in zip(gradients, norms, strict=True)]
+            return clipped, None, ops.any(ops.stack([norm > self.clipnorm for norm in norms]))
         if self.global_clipnorm:
             norm = core.global_norm(gradients)
             return core.clip_by_global_norm(gradients, self.global_clipnorm, norm), norm, norm > self.global_clipnorm
         if self.clipvalue:
             limit = self.clipvalue
-            beyond = ops.any(ops.stack([ops.any(ops.abs(g) > limit) for g in gradients]))
+            beyond = None
+            if self._options.telemetry:
+                beyond = ops.any(ops.stack([ops.any(ops.abs(g) > limit) for g in gradients]))
             return [ops.clip(g, -limit, limit) for g in gradients], None, beyond
         return gradients, None, None
 
