@@ -1,6 +1,11 @@
 """Which files run on which backend, and virtual CPU devices: three for TensorFlow's strategies, four for JAX."""
 
+import contextlib
 import os
+
+# Builds of torch for GPUs bring triton, which crashes if it is imported after TensorFlow.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if os.environ.get("KERAS_BACKEND") == "jax":

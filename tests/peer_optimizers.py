@@ -32,11 +32,16 @@ def keras_lamb(weights, gradients, learning_rates, weight_decay, decays):
 
 def backend_float64():
     """A context in which Keras's backend has float64: JAX has it only on request."""
-    if keras.backend.backend() != "jax":
-        return contextlib.nullcontext()
-    import jax
+    return jax_float64() if keras.backend.backend() == "jax" else contextlib.nullcontext()
 
-    return jax.enable_x64(True)
+
+def jax_float64():
+    """A context in which JAX has float64."""
+    import jax
+    import jax.experimental
+
+    # Older versions have only the second.
+    return (jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64)(True)
 
 
 def model_garden_lamb(weights, gradients, learning_rates, weight_decay, decays, adapts=None):
@@ -106,7 +111,7 @@ def _optax(transformation, weights, gradients, learning_rates):
     import jax.numpy as jnp
     import optax
 
-    with jax.enable_x64(True):
+    with jax_float64():
         rates = jnp.asarray(learning_rates, jnp.float64)
         optimizer = transformation(lambda count: rates[count])
         w = [jnp.asarray(x, jnp.float64) for x in weights]

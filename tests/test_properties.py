@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from instance import DTYPE, ON_TENSORFLOW, Axes, follow, follow_one, instance, last_step
+from peer_optimizers import jax_float64
 from tolerances import PROPERTIES
 
 import tf_lamb
@@ -259,11 +260,10 @@ def test_dampening_by_half_halves_the_rate(nesterov, w, series, rate):
 @many_examples
 @given(nesterov=st.sampled_from([False, "m"]), w=tensors(), series=series, rate=rates)
 def test_an_unadapted_tensor_follows_adamw_and_nadamw_of_optax(nesterov, w, series, rate):
-    optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
+    optax = pytest.importorskip("optax")
     options = {"exclude_from_layer_adaptation": ("w0",), "weight_decay": 0.25, "nesterov": nesterov}
     ours = follow_one("LAMB", w, series, rate, **options)
-    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    with enable_x64(True):
+    with jax_float64():
         peer = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.25, nesterov=bool(nesterov))
         state, theirs = peer.init(w), w
         for g in series:
