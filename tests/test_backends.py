@@ -316,6 +316,7 @@ def test_kerass_own_method(tmp_path):
     optimizer = network_optimizer(model, exclude_from_layer_adaptation=())
     optimizer.exclude_from_weight_decay(var_list=[model.get_layer("dense").kernel])
     optimizer.exclude_from_weight_decay(var_names=["norm", "bias$"])
+    optimizer.exclude_from_weight_decay(var_names=["norm"])  # A second time, to no effect.
     expect_same_decisions_after_a_file(model, tmp_path)
     assert [rule.path for rule in optimizer.plan() if rule.decayed] == [
         "inputs/kernel",

@@ -146,6 +146,12 @@ def test_no_gradients_at_all(face):
         optimizer.apply_gradients([(None, make([1.0], name="w"))])
 
 
+def test_an_empty_list_of_gradients_is_no_step_in_tf_keras():
+    optimizer = TfKerasLAMB(0.1)
+    optimizer.apply_gradients([])
+    assert int(optimizer.iterations) == 0
+
+
 def run_python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False

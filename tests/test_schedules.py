@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tf_lamb
-from tf_lamb.schedules import Stages, WarmupPolynomialDecay, WarmupStepDecay, goyal, linear_scaling
+from tf_lamb.schedules import InverseTime, Stages, WarmupPolynomialDecay, WarmupStepDecay, goyal, linear_scaling
 
 # All examples of a property have the same number of steps, so that JAX compiles its operations once.
 LONGEST = 60
@@ -240,7 +240,13 @@ def every_schedule():
     """One of each with every argument away from its default."""
     first = WarmupPolynomialDecay(1.0, 30, 9, 0.3, 1e-3, "step_zero", 4)
     second = WarmupStepDecay(0.5, [12, 20], 0.2, 7, 0.05)
-    return {"polynomial": first, "steps down": second, "stages": Stages([first, second], [25, 30])}
+    return {
+        "polynomial": first,
+        "steps down": second,
+        "stages": Stages([first, second], [25, 30]),
+        "inverse time": InverseTime(first, 0.25),
+        "inverse time of a number": InverseTime(0.5, 0.25),
+    }
 
 
 def kinds_of_steps():

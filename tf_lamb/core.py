@@ -159,7 +159,7 @@ def look_ahead(moment, new, beta, corrections):
     return beta * moment / corrections[1] + (1.0 - beta) * new / corrections[0]
 
 
-def lamb(w, g, m, v, corrections, *, beta_1, beta_2, epsilon, weight_decay, nesterov=False, stored=None):
+def lamb(w, g, m, v, corrections, *, beta_1, beta_2, epsilon, weight_decay, nesterov, stored):
     """The base update of LAMB, equations (1) to (5).
 
     Args:
@@ -182,8 +182,7 @@ def lamb(w, g, m, v, corrections, *, beta_1, beta_2, epsilon, weight_decay, nest
     square = ops.square(g)
     m = beta_1 * m + (1.0 - beta_1) * g
     v = beta_2 * v + (1.0 - beta_2) * square
-    if stored is not None:
-        m, v = stored[0](m), stored[1](v)
+    m, v = stored[0](m), stored[1](v)
 
     # (3), (3n)
     m_hat = look_ahead(m, g, beta_1, corrections[0]) if nesterov else m / corrections[0][0]
@@ -196,7 +195,7 @@ def lamb(w, g, m, v, corrections, *, beta_1, beta_2, epsilon, weight_decay, nest
     return update, m, v
 
 
-def momentum(buffer, x, *, momentum, dampening=0.0, nesterov=False, stored=None):
+def momentum(buffer, x, *, momentum, dampening, nesterov, stored):
     """Heavy-ball or Nesterov momentum, equations (9) and (10).
 
     Args:
@@ -212,8 +211,7 @@ def momentum(buffer, x, *, momentum, dampening=0.0, nesterov=False, stored=None)
     """
     x = (1.0 - dampening) * x if dampening else x
     buffer = momentum * buffer + x
-    if stored is not None:
-        buffer = stored(buffer)
+    buffer = stored(buffer)
     return (momentum * buffer + x if nesterov else buffer), buffer
 
 
