@@ -114,6 +114,14 @@ def test_the_rate_may_be_set_without_a_new_trace():
     assert optimizer._replica_update.tracing_count == 1
 
 
+def test_built_twice_it_keeps_its_state():
+    variable, optimizer = keras.Variable([1.0]), tf_lamb.LAMB(0.5)
+    optimizer.apply([tf.constant([1.0])], [variable])
+    before = [v.numpy() for v in optimizer.variables]
+    optimizer.build([variable])
+    assert [v.numpy() for v in optimizer.variables] == before
+
+
 def test_a_part_of_the_variables():
     first, second = keras.Variable([1.0]), keras.Variable([1.0])
     optimizer = tf_lamb.LAMB(0.5)

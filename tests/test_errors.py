@@ -180,6 +180,12 @@ def test_a_missing_package_of_the_tf_keras_face_is_named(package, module):
     assert result.stderr.splitlines()[-1].startswith(f"ImportError: tf_lamb.{module} needs")
 
 
+def test_a_package_that_tf_keras_needs_is_not_taken_for_it():
+    result = run_python("import sys; sys.modules['tf_keras.src'] = None; import tf_lamb.tf_keras")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError") and "tf_keras.src" in last
+
+
 def test_too_many_gradients_change_nothing():
     variable = keras.Variable(np.float32([1.0, 2.0]))
     optimizer = tf_lamb.LAMB(0.1)
