@@ -10,7 +10,7 @@ from keras import ops
 
 def to_bfloat16(x):
     """Float32 values rounded to the nearest that bfloat16 holds, ties to even; float32 of the same shape."""
-    bits = ops.view(x, "int32")
+    bits = _view(x, "int32")
     tie = ops.bitwise_and(ops.right_shift(bits, 16), 1)
     return _finite_or_same(x, bits + 0x7FFF + tie)
 
@@ -31,7 +31,7 @@ def to_bfloat16_stochastically(x, t, position):
         A float32 array of the same shape.
     """
     noise = keras.random.randint(x.shape, 0, 1 << 16, "int32", seed=StepSeed(t, position))
-    return _finite_or_same(x, ops.view(x, "int32") + noise)
+    return _finite_or_same(x, _view(x, "int32") + noise)
 
 
 class StepSeed(keras.random.SeedGenerator):
@@ -60,11 +60,16 @@ def reconcile(master, value):
         A float32 array.
     """
     dtype = keras.backend.standardize_dtype(value.dtype)
-    same = ops.view(ops.cast(master, dtype), "int16") == ops.view(value, "int16")
+    same = _view(ops.cast(master, dtype), "int16") == _view(value, "int16")
     return ops.where(same, master, ops.cast(value, "float32"))
 
 
 def _finite_or_same(x, bits):
     # The low bits go. NaN would become an infinity, or wrap around.
-    cut = ops.view(ops.bitwise_and(bits, -0x10000), "float32")
+    cut = _view(ops.bitwise_and(bits, -0x10000), "float32")
     return ops.where(ops.isfinite(x), cut, x)
+
+
+def _view(x, dtype):
+    # Keras 3.12 cannot view a scalar on TensorFlow.
+    return ops.view(x, dtype) if len(x.shape) else ops.view(ops.reshape(x, (1,)), dtype)[0]
