@@ -25,6 +25,9 @@ INSTALL := $(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BACKENDS := tensorflow jax torch
+# Two processes for the tests: each of them grows to some 7 GB on TensorFlow, which keeps what it compiled.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile
 SCRIPT_TESTS := $(addprefix tests/test_,bert_examples.py config.py prepare_bert_data.py python_docs.py train_bert.py)
 
 .PHONY: train test coverage matrix matrix-row docs lint format clean
@@ -38,12 +41,12 @@ train: $(VENV)/.models
 	$(RUN_PYTHON) tpu/fill_mask.py --saved_model $(RUN)/saved_model "$(SENTENCE)"
 
 test: $(VENV)/.test
-	set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest; done
+	set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest $(PARALLEL); done
 
 coverage: $(VENV)/.test
 	$(RUN_PYTHON) -m coverage erase
 	set -e; for backend in $(BACKENDS); do \
-		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m coverage run -m pytest $(addprefix --ignore=,$(SCRIPT_TESTS)); done
+		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m coverage run -m pytest $(PARALLEL) $(addprefix --ignore=,$(SCRIPT_TESTS)); done
 	$(RUN_PYTHON) -m coverage combine --quiet
 	$(RUN_PYTHON) -m coverage report
 
@@ -60,7 +63,7 @@ matrix-row:
 		--constraint $(ROW)/constraints.txt --editable '.[models,test]'
 	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(ROW)/constraints.txt --no-deps timm
 	set -e; for backend in $(BACKENDS); do \
-		KERAS_BACKEND=$$backend $(ROW)/bin/python -m pytest -q $(addprefix --ignore=,$(SCRIPT_TESTS)); done
+		KERAS_BACKEND=$$backend $(ROW)/bin/python -m pytest -q $(PARALLEL) $(addprefix --ignore=,$(SCRIPT_TESTS)); done
 
 docs: $(VENV)/.docs
 	$(VENV)/bin/sphinx-build -q -W --keep-going docs build/docs
