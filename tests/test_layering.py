@@ -24,7 +24,7 @@ ALLOWED_IN_LIBRARY = {
     "state": {"keras", "typing.NamedTuple", "tf_lamb.core"},
     "step": {"keras", "tf_lamb.core", "tf_lamb.rounding"},
     "replicas": {"keras", "sys", "tensorflow", "tensorflow.python.ops.control_flow_util"},
-    "update": {"keras", "keras.ops", "warnings", "tf_lamb.step.Step"}
+    "update": {"keras.ops", "warnings", "tf_lamb.step.Step"}
     | {f"tf_lamb.{m}" for m in ("core", "gate", "options", "rounding", "rules", "telemetry")}
     | {
         f"tf_lamb.state.{n}"

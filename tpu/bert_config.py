@@ -1,24 +1,14 @@
 """The config of a BERT pre-training run: what configs/bert/*.yaml may say."""
 
-import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from config import Section
+from run_config import OptimizerConfig, RunConfig
+from stages import StageConfig
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-def _regular_expression(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
-    return text
-
-
-Pattern = Annotated[str, AfterValidator(_regular_expression)]
 
 
 class DataConfig(Section):
@@ -51,45 +41,17 @@ class ModelConfig(Section):
         return self
 
 
-class OptimizerConfig(Section):
-    """The options of `tf_lamb.model_garden.LAMB` that a run sets; the rate belongs to the stages."""
-
-    beta_1: float = Field(0.9, ge=0, lt=1)
-    beta_2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-6, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    exclude_from_weight_decay: tuple[Pattern, ...] = ()
-    exclude_from_layer_adaptation: tuple[Pattern, ...] | None = None
-    global_clipnorm: float | None = Field(1.0, gt=0)
-
-
-class StageConfig(Section):
-    """One stage of training: linear warmup from zero, then polynomial decay to zero."""
+class BertStageConfig(StageConfig):
+    """One stage of pre-training."""
 
     seq_length: int = Field(gt=8, description="the tokens of an example.")
     max_predictions: int = Field(gt=0, description="the most masked positions of an example.")
-    global_batch_size: int = Field(gt=0, description="the sequences of one update, over all replicas.")
-    steps: int = Field(gt=0, description="the number of updates.")
-    learning_rate: float = Field(gt=0, description="the rate at the end of the warmup.")
-    warmup_steps: int = Field(ge=0, description="the updates over which the rate grows from zero.")
-    decay_power: float = Field(1.0, gt=0, description="the power of the decay.")
-
-    @model_validator(mode="after")
-    def _warmup_fits(self):
-        if self.warmup_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps must be at most steps. Received: warmup_steps={self.warmup_steps}, steps={self.steps}"
-            )
-        return self
 
 
-class RunConfig(Section):
-    """How often a run reports and saves."""
+class PretrainRunConfig(RunConfig):
+    """How a pre-training run goes on."""
 
-    steps_per_loop: int = Field(20, gt=0, description="the updates between two returns to the host.")
-    checkpoint_every_steps: int = Field(200, gt=0, description="the updates between two checkpoints.")
-    eval_global_batch_size: int = Field(128, gt=0, description="the sequences of one evaluation step.")
-    seed: int = Field(12345, ge=0, description="the seed of initial weights and of the order of examples.")
+    dynamic_masking: bool = Field(False, description="whether every epoch masks the examples anew.")
 
 
 class PretrainConfig(Section):
@@ -98,8 +60,8 @@ class PretrainConfig(Section):
     data: DataConfig
     model: ModelConfig
     optimizer: OptimizerConfig
-    stages: tuple[StageConfig, ...] = Field(min_length=1)
-    run: RunConfig = RunConfig()
+    stages: tuple[BertStageConfig, ...] = Field(min_length=1)
+    run: PretrainRunConfig = PretrainRunConfig()
 
     @model_validator(mode="after")
     def _positions_suffice(self):

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-import strategy as strategies
+from stages import split
 
 SHUFFLE_EXAMPLES = 100_000
 READ_FILES = 16
@@ -22,11 +22,11 @@ def train_batches(strategy, files, example_count, stage, seed, skip_steps):
         skip_steps: How many batches of the stage to leave out at its beginning.
 
     Returns:
-        A distributed dataset of feature dicts: int32 `[per_replica_batch, seq_length]` for `input_*`,
-        `[per_replica_batch, max_predictions]` for `masked_lm_*` (weights float32), int32 `[per_replica_batch]` for
-        `next_sentence_labels`, and float32 `[per_replica_batch]` for `example_weights`.
+        A distributed dataset of feature dicts: int32 `[share, seq_length]` for `input_*`, `[share, max_predictions]`
+        for `masked_lm_*` (weights float32), int32 `[share]` for `next_sentence_labels`, and float32 `[share]` for
+        `example_weights`, where `share` is a replica's part of the global batch.
     """
-    per_replica = strategies.per_replica_batch_size(stage.global_batch_size, strategy)
+    per_replica = stage.global_batch_size // strategy.num_replicas_in_sync
     first_epoch, skip_examples = divmod(skip_steps * stage.global_batch_size, example_count)
 
     def epoch(index):
@@ -51,7 +51,7 @@ def eval_batches(strategy, files, example_count, stage, global_batch_size):
     Returns:
         The distributed dataset, with the features of `train_batches`, and the number of its global batches.
     """
-    per_replica = strategies.per_replica_batch_size(global_batch_size, strategy)
+    per_replica, _ = split(global_batch_size, strategy.num_replicas_in_sync, None)
     steps = -(-example_count // global_batch_size)
     padding = steps * global_batch_size - example_count
 

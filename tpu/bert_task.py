@@ -49,14 +49,21 @@ class PretrainTask(masked_lm.MaskedLMTask):
     """Masked-LM and next-sentence prediction (Devlin et al. 2018, section 3.1).
 
     Model Garden's task divides the masked-LM loss by each replica's own count of masked positions. Here the losses
-    are sums over the global batch, divided once by global counts, so a batch gives the same gradients on any number
-    of replicas.
+    are sums over the global batch, divided once by global counts, so a batch gives the same gradients however it is
+    divided into replicas and micro-batches.
 
     Args:
         shape: A `bert_config.ModelConfig`.
         vocab_size: The size of the vocabulary.
         baseline_token: The id that a predictor without a model would always guess.
     """
+
+    shown = {
+        "loss": "masked_lm_loss",
+        "acc": "masked_lm_accuracy",
+        "lr": "learning_rate",
+        "seq/s": "examples_per_second",
+    }
 
     def __init__(self, shape, vocab_size, baseline_token):
         super().__init__(masked_lm.MaskedLMConfig(model=model_config(shape, vocab_size)))
@@ -77,23 +84,26 @@ class PretrainTask(masked_lm.MaskedLMTask):
         names = ("masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss", "next_sentence_accuracy")
         return [tf_keras.metrics.Mean(name) for name in (*names, "unigram_accuracy")]
 
-    def build_losses(self, labels, model_outputs, metrics, aux_losses=None):
-        """One replica's share of the loss; the global loss is the sum over replicas.
+    def loss_weights(self, features):
+        """The counts of masked positions and of examples, the denominators of the two losses."""
+        return [tf.reduce_sum(features["masked_lm_weights"]), tf.reduce_sum(features["example_weights"])]
+
+    def losses(self, features, outputs, totals, metrics):
+        """A share of the loss; the loss is the sum of all shares of a global batch.
 
         Args:
-            labels: The features of a batch.
-            model_outputs: The outputs of the model on them.
+            features: Some examples of the batch.
+            outputs: The outputs of the model on them.
+            totals: The sums of `loss_weights` over the whole batch.
             metrics: The metrics of `build_metrics`, which are updated.
-            aux_losses: Losses of the model itself, none in BERT.
 
         Returns:
-            A float32 scalar.
+            A scalar, float32 or float64.
         """
         metrics = {metric.name: metric for metric in metrics}
-        lm_ids, lm_weights = labels["masked_lm_ids"], labels["masked_lm_weights"]
-        ns_labels, ns_weights = labels["next_sentence_labels"], labels["example_weights"]
-        lm_logits = tf.cast(model_outputs["mlm_logits"], tf.float32)
-        ns_logits = tf.cast(model_outputs["next_sentence"], tf.float32)
+        lm_ids, lm_weights = features["masked_lm_ids"], features["masked_lm_weights"]
+        ns_labels, ns_weights = features["next_sentence_labels"], features["example_weights"]
+        lm_logits, ns_logits = _wide(outputs["mlm_logits"]), _wide(outputs["next_sentence"])
 
         lm_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(lm_ids, lm_logits)
         ns_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ns_labels, ns_logits)
@@ -103,28 +113,25 @@ class PretrainTask(masked_lm.MaskedLMTask):
         metrics["next_sentence_accuracy"].update_state(_hits(ns_logits, ns_labels), ns_weights)
         metrics["unigram_accuracy"].update_state(tf.equal(lm_ids, self._baseline_token), lm_weights)
 
-        counts = [tf.reduce_sum(lm_weights), tf.reduce_sum(ns_weights)]
-        lm_count, ns_count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, counts)
-        loss = tf.math.divide_no_nan(tf.reduce_sum(lm_losses * lm_weights), lm_count)
-        loss += tf.math.divide_no_nan(tf.reduce_sum(ns_losses * ns_weights), ns_count)
-        return tf.add_n([loss, *(aux_losses or [])])
+        pairs = ((lm_losses, lm_weights, totals[0]), (ns_losses, ns_weights, totals[1]))
+        shares = [
+            tf.math.divide_no_nan(tf.reduce_sum(losses * tf.cast(weights, losses.dtype)), tf.cast(total, losses.dtype))
+            for losses, weights, total in pairs
+        ]
+        return tf.add_n(shares)
 
-    def train_step(self, inputs, model, optimizer, metrics):
-        """One update, on one replica's share of the global batch."""
-        with tf.GradientTape() as tape:
-            outputs = model(_model_inputs(inputs), training=True)
-            loss = self.build_losses(inputs, outputs, metrics)
-        variables = model.trainable_variables
-        # The optimizer sums the gradients over replicas: the losses are shares of one mean.
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+    def model_inputs(self, features):
+        """The features that the model reads."""
+        return {name: value for name, value in features.items() if name not in IGNORED_BY_MODEL}
 
     def validation_step(self, inputs, model, metrics):
         """Updates the metrics with one replica's share of a batch."""
-        self.build_losses(inputs, model(_model_inputs(inputs), training=False), metrics)
+        outputs = model(self.model_inputs(inputs), training=False)
+        self.losses(inputs, outputs, self.loss_weights(inputs), metrics)
 
 
-def _model_inputs(features):
-    return {name: value for name, value in features.items() if name not in IGNORED_BY_MODEL}
+def _wide(logits):
+    return logits if logits.dtype == tf.float64 else tf.cast(logits, tf.float32)
 
 
 def _hits(logits, labels):

@@ -19,6 +19,10 @@ class ConfigError(ValueError):
     """A config cannot be used. The message is one sentence fit for a terminal."""
 
 
+class RunError(Exception):
+    """A run cannot go on, though its input is right. The message is one sentence fit for a terminal."""
+
+
 class Section(pydantic.BaseModel):
     """A section of a config: typed, immutable, and strict about unknown fields."""
 
@@ -109,38 +113,56 @@ def _set(tree: Any, override: str) -> None:
 
 def _sentence(error: pydantic.ValidationError, schema: type[Section]) -> str:
     problem = error.errors()[0]
-    *parents, last = problem["loc"] or ("",)
-    where = ".".join(str(part) for part in problem["loc"]) or "the config"
+    path, section = _resolve(schema, problem["loc"])
+    where = ".".join(str(part) for part in path) or "the config"
     if problem["type"] == "extra_forbidden":
-        section = _section(schema, parents)
         fields = ", ".join(section.model_fields) if section else "see the schema"
         return f"unknown field {where!r}. Expected one of: {fields}."
     if problem["type"] == "missing":
-        return f"field {where!r} is missing. {_describe(schema, problem['loc'])}".strip()
+        field = section.model_fields.get(path[-1]) if section else None
+        meaning = f"It is {field.description}" if field is not None and field.description else ""
+        return f"field {where!r} is missing. {meaning}".strip()
     return f"{where!r} is wrong. Received: {problem['input']!r}. {problem['msg']}."
 
 
-def _section(schema: type[Section], parents: list[str | int]) -> type[Section] | None:
-    """The section at a location of the error, through lists."""
-    for part in parents:
+def _resolve(schema: type[Section], location: tuple[str | int, ...]) -> tuple[list[str | int], type[Section] | None]:
+    """The fields and list indices of an error's location, and the section that holds the last of them.
+
+    Where a field may be one of several sections, pydantic also puts the name of the one it tried into the location.
+    """
+    path, section, candidates = [], schema, [schema]
+    for part in location:
+        owner = next((c for c in candidates if isinstance(part, int) or part in c.model_fields), None)
         if isinstance(part, int):
-            continue
-        annotation = schema.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        schema = next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
-        if schema is None:
-            return None
-    return schema
+            path.append(part)
+        elif owner is not None or part == location[-1]:
+            section = owner or next(iter(candidates), None)
+            path.append(part)
+            candidates = _sections(section.model_fields[part].annotation) if owner else []
+        else:
+            candidates = [c for c in candidates if part in (c.__name__, _tag(c))]
+    return path, section
 
 
-def _describe(schema: type[Section], location: tuple[str | int, ...]) -> str:
-    section = _section(schema, list(location[:-1]))
-    field = section.model_fields.get(location[-1]) if section else None
-    return f"It is {field.description}" if field is not None and field.description else ""
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The sections that a type consists of, through lists and unions."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
 
 
-def claim_folder(folder: str | Path, config: Section) -> None:
+def _tag(section: type[Section]) -> Any:
+    name = section.model_fields.get("name")
+    return name.annotation.__args__[0] if name is not None and hasattr(name.annotation, "__args__") else None
+
+
+def claim_folder(folder: str | Path, config: Section, allow_change: bool = False) -> None:
     """Makes `folder` the place of a run with `config`, which is written into it as config.yaml.
+
+    Args:
+        folder: The folder, made if missing.
+        config: The config of the run.
+        allow_change: Whether a run with another config may go on with this one.
 
     Raises:
         ConfigError: The folder cannot be written, or holds a run with another config.
@@ -148,7 +170,7 @@ def claim_folder(folder: str | Path, config: Section) -> None:
     path = Path(folder) / CONFIG_NAME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if path.exists() and not allow_change:
             _expect_same(load(path, type(config)), config, folder)
         with atomic_path(path) as unfinished:
             dump(config, unfinished)
@@ -164,7 +186,7 @@ def _expect_same(old: Section, new: Section, folder: str | Path) -> None:
         if old.get(name) != new.get(name):
             raise ConfigError(
                 f"{folder} holds a run with another config. Received: {name}={new.get(name)!r}, "
-                f"there {old.get(name)!r}. Expected the same config, or another folder."
+                f"there {old.get(name)!r}. Expected the same config, another folder, or --allow_config_change."
             )
 
 

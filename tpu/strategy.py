@@ -1,5 +1,6 @@
 """The tf.distribute strategy of a run, and what must happen before TensorFlow is imported for it."""
 
+import contextlib
 import os
 
 from config import ConfigError
@@ -66,20 +67,25 @@ def make(strategy, cpu_replicas, tpu):
     return tf.distribute.MirroredStrategy([f"CPU:{replica}" for replica in range(cpu_replicas)])
 
 
-def per_replica_batch_size(global_batch_size, strategy):
-    """Divides a global batch among the replicas of a strategy.
+@contextlib.contextmanager
+def precision(policy, strategy):
+    """A context in which tf_keras models are made in a precision.
 
-    Raises:
-        ConfigError: The replicas do not divide the batch.
+    Args:
+        policy: `float32`, `mixed_bfloat16`, or `auto`: the second on a TPU, else the first.
+        strategy: The `tf.distribute.Strategy`.
     """
-    replicas = strategy.num_replicas_in_sync
-    if global_batch_size % replicas:
-        raise ConfigError(
-            f"A global batch must be a multiple of the replicas. Received: {global_batch_size} sequences = {replicas} "
-            f"replicas x {global_batch_size // replicas} + {global_batch_size % replicas}. "
-            f"Expected for example {(global_batch_size // replicas + 1) * replicas}."
-        )
-    return global_batch_size // replicas
+    import tensorflow as tf
+    import tf_keras
+
+    if policy == "auto":
+        policy = "mixed_bfloat16" if isinstance(strategy, tf.distribute.TPUStrategy) else "float32"
+    before = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        tf_keras.mixed_precision.set_global_policy(before)
 
 
 def _set_tpu_environment():

@@ -1,69 +1,264 @@
-"""The loop around a task's steps, on Orbit: metrics, checkpoints, summaries and a progress bar."""
+"""The loop around a task's steps, on Orbit: stages, metrics, checkpoints, summaries and a progress bar."""
 
 import contextlib
-import signal
-import sys
+import math
 import time
 from pathlib import Path
 
 import orbit
 import tensorflow as tf
+import tf_keras
 from tqdm import tqdm
+
+from checkpoints import Checkpoints, newest_name, remove_unfinished
+from config import CHECKPOINTS, RunError
+from device_loop import DeviceLoop
+from keyed_dropout import KeyedDropout
+from stages import schedule
+from train_step import train_step
+from training_history import History
+from workers import Workers
 
 
 class Trainer(orbit.StandardTrainer):
     """Runs a task's training step on every replica.
 
     Args:
-        strategy: The `tf.distribute.Strategy`.
-        task: Has `train_step(inputs, model, optimizer, metrics)`.
-        model: The model.
-        optimizer: The optimizer.
-        metrics: The metrics to reset, update and report.
-        dataset: A distributed dataset.
+        run: The `Run`.
+        stage: The `stages.Stage`.
+        dataset: A distributed dataset of its global batches.
     """
 
-    def __init__(self, strategy, task, model, optimizer, metrics, dataset):
+    def __init__(self, run, stage, dataset):
         super().__init__(dataset)
-        self._strategy, self._task, self._model = strategy, task, model
-        self._optimizer, self._metrics = optimizer, metrics
+        self._run, self._stage = run, stage
+        self._data_wait = tf.Variable(0.0, dtype=tf.float64, trainable=False)
 
     def train_loop_begin(self):
         """Resets the metrics."""
-        _reset(self._metrics)
+        _reset(self._run.metrics)
+        self._data_wait.assign(0.0)
+        self._begin = int(self._run.step.numpy()), time.monotonic()
 
     def train_step(self, iterator):
         """One update on the next global batch."""
-        self._strategy.run(
-            lambda inputs: self._task.train_step(inputs, self._model, self._optimizer, self._metrics),
-            args=(next(iterator),),
+        run, begin = self._run, tf.timestamp()
+        inputs = next(iterator)
+        with tf.control_dependencies(tf.nest.flatten(inputs, expand_composites=True)):
+            self._data_wait.assign_add(tf.timestamp() - begin)
+        run.strategy.run(
+            lambda features: train_step(
+                run.task,
+                features,
+                run.model,
+                run.optimizer,
+                run.metrics,
+                run.step,
+                self._stage.micro_batches,
+                run.dropout,
+            ),
+            args=(inputs,),
         )
 
     def train_loop_end(self):
-        """Returns the metrics over the loop, and the rate of its last update."""
-        return {**_results(self._metrics), "learning_rate": float(self._optimizer.learning_rate.numpy())}
+        """Returns the metrics over the loop, its speed, and what its last update was.
+
+        Raises:
+            RunError: The loss is not finite, and the run is to stop then.
+        """
+        run, (first_step, begin) = self._run, self._begin
+        results, seconds = _results(run.metrics), time.monotonic() - begin
+        run.check_finite({name: value for name, value in results.items() if name.endswith("loss")})
+        results["learning_rate"] = float(run.optimizer.learning_rate.numpy())
+        results["gradient_norm"] = float(run.optimizer.statistics()["gradient_norm"].numpy())
+        examples = (int(run.step.numpy()) - first_step) * self._stage.global_batch_size
+        results["examples_per_second"] = examples / seconds
+        results["data_wait"] = float(self._data_wait.numpy()) / seconds
+        return results
 
 
 class Evaluator(orbit.StandardEvaluator):
-    """Runs a task's validation step on every replica; the arguments are those of `Trainer`."""
+    """Runs a task's validation step on every replica.
 
-    def __init__(self, strategy, task, model, metrics, dataset):
+    Args:
+        run: The `Run`.
+        dataset: A distributed dataset.
+    """
+
+    def __init__(self, run, dataset):
         super().__init__(dataset)
-        self._strategy, self._task, self._model, self._metrics = strategy, task, model, metrics
+        self._run = run
 
     def eval_begin(self):
         """Resets the metrics."""
-        _reset(self._metrics)
+        _reset(self._run.metrics)
 
     def eval_step(self, iterator):
         """Updates the metrics with the next global batch."""
-        self._strategy.run(
-            lambda inputs: self._task.validation_step(inputs, self._model, self._metrics), args=(next(iterator),)
+        run = self._run
+        run.strategy.run(
+            lambda features: run.task.validation_step(features, run.model, run.metrics), args=(next(iterator),)
         )
 
     def eval_end(self, *_):
         """Returns the metrics over the whole evaluation."""
-        return _results(self._metrics)
+        return _results(self._run.metrics)
+
+
+class Run:
+    """What is trained, where, and how far it is.
+
+    Args:
+        task: The task: what `train_step` asks for, `build_model`, `build_metrics`, `validation_step`, and `shown`, the
+            metrics to show beside the progress bar by their short labels.
+        make_optimizer: A function of a learning-rate schedule that makes an optimizer of tf_lamb with telemetry.
+        stages: The `stages.Stage`s.
+        strategy: The `tf.distribute.Strategy`.
+        model_dir: The `Path` of the run.
+        options: The `run_config.RunConfig`.
+    """
+
+    def __init__(self, task, make_optimizer, stages, strategy, model_dir, options):
+        self.task, self.stages, self.strategy = task, stages, strategy
+        self.model_dir, self.options = model_dir, options
+        self.workers = Workers(strategy)
+        tf_keras.utils.set_random_seed(options.seed)
+        with strategy.scope():
+            self.step = _counter("step")
+            self.model = task.build_model()
+            self.metrics = task.build_metrics()
+            self._schedule = RestartedSchedule(schedule(stages), _counter("restarted_at"))
+            self.optimizer = make_optimizer(self._schedule)
+            self.optimizer.build(self.model.trainable_variables)
+        if self.workers.is_chief:
+            (model_dir / "plan.txt").write_text(f"{self.optimizer.plan()}\n", encoding="utf-8")
+        print(*str(self.optimizer.plan()).splitlines()[-2:], sep="\n")
+        self.dropout = KeyedDropout(self.model, options.seed)
+        self.checkpoints = Checkpoints(
+            model_dir / CHECKPOINTS,
+            self.step,
+            options.checkpoint_every_steps,
+            self.workers.is_chief,
+            model=self.model,
+            optimizer=self.optimizer,
+            restarted_at=self._schedule.restarted_at,
+        )
+
+    def restore(self):
+        """Goes to the newest checkpoint that is whole, and says where that is.
+
+        Returns:
+            The count of steps, an int.
+        """
+        if self.workers.is_chief:
+            remove_unfinished(self.checkpoints.folder)
+        prefix = self.checkpoints.restore()
+        step = int(self.step.numpy())
+        print(
+            f"{self.strategy.num_replicas_in_sync} replicas; step {step} of {self.stages[-1].last_step}"
+            + (f", restored from {Path(prefix).name}" if prefix else "")
+        )
+        return step
+
+    def train(self, make_dataset):
+        """Trains to the end from wherever the run stands.
+
+        Args:
+            make_dataset: A function of a `stages.Stage` and the number of its steps to leave out at its beginning
+                that makes the distributed dataset of its global batches.
+
+        Raises:
+            device_loop.Stopped: The run was asked to stop; it is saved.
+            RunError: The loss is not finite, or a checkpoint could not be written.
+        """
+        self.restore()
+        progress = Progress(self.stages[-1].last_step, self.step, self.task.shown, self.workers.is_chief)
+        history = History(self.model_dir, self.optimizer, self.step, self.workers.is_chief)
+        loop = DeviceLoop(
+            self.checkpoints, self.step, self.workers, self.options.steps_per_loop, lambda: self.check_finite({})
+        )
+        with orbit_messages_to(self.model_dir / "orbit.log"), history, loop, contextlib.closing(progress):
+            for stage in self.stages:
+                done = int(self.step.numpy())
+                if done >= stage.last_step:
+                    continue
+                if done == stage.first_step and stage.config.moments == "reset":
+                    self._restart_optimizer(stage)
+                progress.begin_stage(stage)
+                history.begin_stage(stage)
+                loop.begin_stage()
+                trainer = Trainer(self, stage, make_dataset(stage, done - stage.first_step))
+                controller = orbit.Controller(
+                    trainer=trainer,
+                    strategy=self.strategy,
+                    global_step=self.step,
+                    steps_per_loop=loop.steps,
+                    train_actions=[progress, history, loop],
+                    summary_dir=str(self.model_dir / "summaries" / "train") if self.workers.is_chief else None,
+                )
+                controller.train(stage.last_step)
+            self.check_finite({})
+            self.checkpoints.save()
+
+    def evaluate(self, dataset, steps):
+        """The metrics over `steps` batches of a distributed dataset, as a dictionary of floats."""
+        with orbit_messages_to(self.model_dir / "orbit.log"):
+            controller = orbit.Controller(
+                evaluator=Evaluator(self, dataset),
+                strategy=self.strategy,
+                global_step=self.step,
+                eval_summary_dir=str(self.model_dir / "summaries" / "held_out") if self.workers.is_chief else None,
+            )
+            results = controller.evaluate(steps)
+        return {name: float(value) for name, value in results.items() if name != "steps_per_second"}
+
+    def check_finite(self, losses):
+        """Raises RunError if a loss, or a weight of the model, is not finite and the run is to stop then.
+
+        Args:
+            losses: A dictionary of floats.
+        """
+        if self.options.on_nonfinite != "stop":
+            return
+        bad = [f"{name}={value}" for name, value in losses.items() if not math.isfinite(value)]
+        if not losses and not bool(self._weights_are_finite()):
+            bad = ["a weight that is not finite"]
+        if bad:
+            raise RunError(
+                f"Training diverged before step {int(self.step.numpy()):,}. Received: {', '.join(bad)}. The last good "
+                f"checkpoint is {newest_name(self.checkpoints.folder)}. Expected: a lower rate, or "
+                "run.on_nonfinite=skip, which leaves such steps out."
+            )
+
+    @tf.function
+    def _weights_are_finite(self):
+        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in self.model.trainable_variables])
+
+    def _restart_optimizer(self, stage):
+        # Whatever an optimizer of tf_lamb keeps begins at zero, its count of updates too.
+        for variable in self.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        self._schedule.restarted_at.assign(stage.first_step)
+
+
+class RestartedSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule for an optimizer whose count of updates may begin anew.
+
+    Args:
+        schedule: A function of the run's count of updates.
+        restarted_at: A variable, that count when the optimizer's began.
+    """
+
+    def __init__(self, schedule, restarted_at):
+        self.schedule, self.restarted_at = schedule, restarted_at
+
+    def __call__(self, step):
+        """The rate at an optimizer's `step`, an integer scalar."""
+        return self.schedule(tf.cast(step, tf.int64) + self.restarted_at)
+
+    def get_config(self):
+        """Not to be saved."""
+        raise NotImplementedError("A schedule with a variable has no config.")
 
 
 class Progress:
@@ -71,68 +266,31 @@ class Progress:
 
     Args:
         total_steps: The updates of the whole run.
-        done_steps: Those made before.
-        iterations: The optimizer's counter of updates.
+        step: The variable that counts them.
         shown: The names of the metrics to show, by their short labels.
+        is_chief: Whether this process shows it.
     """
 
-    def __init__(self, total_steps, done_steps, iterations, shown):
-        self._iterations, self._shown = iterations, shown
-        self._bar = tqdm(total=total_steps, initial=done_steps, unit="step", desc="train", dynamic_ncols=True)
+    def __init__(self, total_steps, step, shown, is_chief):
+        self._step, self._shown = step, shown
+        done = int(step.numpy())
+        self._bar = tqdm(
+            total=total_steps, initial=done, unit="step", desc="train", dynamic_ncols=True, disable=not is_chief
+        )
 
-    def begin_stage(self, description, global_batch_size):
-        """Names the stage, and starts to count its sequences per second."""
-        self._bar.set_description(description)
-        self._global_batch_size = global_batch_size
-        self._mark = int(self._iterations.numpy()), time.monotonic()
+    def begin_stage(self, stage):
+        """Names the stage."""
+        self._bar.set_description(f"stage {stage.number}")
 
     def __call__(self, output):
         """Moves the bar on to the present step; `output` holds the metrics of the last loop."""
-        step, now = int(self._iterations.numpy()), time.monotonic()
-        rate = (step - self._mark[0]) * self._global_batch_size / (now - self._mark[1])
-        self._mark = step, now
         values = {label: f"{float(output[name]):.4g}" for label, name in self._shown.items()}
-        self._bar.set_postfix({**values, "seq/s": f"{rate:.0f}"}, refresh=False)
-        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix(values, refresh=False)
+        self._bar.update(int(self._step.numpy()) - self._bar.n)
 
     def close(self):
         """Leaves the bar as it stands."""
         self._bar.close()
-
-
-class StopAtEdge:
-    """Turns the first Ctrl-C into a checkpoint and a stop at the next edge of the device loop; the second acts at once.
-
-    A context, and an action for Orbit. Elsewhere an interrupt may be lost: Python drops one that comes in a destructor.
-
-    Args:
-        checkpoints: The `tf.train.CheckpointManager` to save with.
-        iterations: The optimizer's counter of updates.
-    """
-
-    def __init__(self, checkpoints, iterations):
-        self._checkpoints, self._iterations = checkpoints, iterations
-        self._requested = False
-
-    def __enter__(self):
-        """Takes over SIGINT."""
-        self._previous = signal.signal(signal.SIGINT, self._request)
-        return self
-
-    def __exit__(self, *_):
-        """Gives SIGINT back."""
-        signal.signal(signal.SIGINT, self._previous)
-
-    def _request(self, *_):
-        self._requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        tqdm.write("stopping after this loop; press Ctrl-C again to stop at once", file=sys.stderr)
-
-    def __call__(self, output):
-        """Raises KeyboardInterrupt, with a checkpoint saved, if a stop was asked for."""
-        if self._requested:
-            self._checkpoints.save(checkpoint_number=self._iterations, check_interval=False)
-            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -142,14 +300,9 @@ def orbit_messages_to(path):
         yield
 
 
-def checkpoint_manager(folder, model, optimizer, every_steps):
-    """Keeps the newest checkpoints of model and optimizer under `folder`, one each `every_steps` updates."""
-    return tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model, optimizer=optimizer),
-        str(folder),
-        max_to_keep=3,
-        step_counter=optimizer.iterations,
-        checkpoint_interval=every_steps,
+def _counter(name):
+    return tf.Variable(
+        0, dtype=tf.int64, trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
     )
 
 
