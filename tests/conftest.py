@@ -1,4 +1,4 @@
-"""Which files run on which backend, and virtual CPU devices: three for TensorFlow's strategies, four for JAX."""
+"""Which files run on which backend, and virtual CPU devices: four, for the strategies of TensorFlow and for JAX."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ bert_examples config prepare_bert_data python_docs train_bert
 collect_ignore = [f"test_{name}.py" for name in ON_TENSORFLOW_ONLY] if keras.backend.backend() != "tensorflow" else []
 
 CPU = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 3)
+tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 4)
 
 
 def pytest_report_header():
@@ -57,4 +57,12 @@ def three_replicas():
     """Without collectives, which take groups of one size only in a process, and `two_replicas` has that of two."""
     return tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1", "CPU:2"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+@pytest.fixture(scope="session")
+def four_replicas():
+    """Without collectives, as `three_replicas`."""
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{replica}" for replica in range(4)], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
