@@ -30,15 +30,15 @@ class Float64Task(PretrainTask):
         layers, shapes = tf_keras.layers, {"masked_lm_positions": PREDICTIONS}
         names = ("input_word_ids", "input_mask", "input_type_ids", "masked_lm_positions")
         inputs = {name: tf_keras.Input((shapes.get(name, LENGTH),), dtype=tf.int32, name=name) for name in names}
-        tokens = layers.Embedding(VOCAB, 16, dtype="float64")(inputs["input_word_ids"])
-        mixed = layers.Conv1D(16, 3, padding="same", activation="tanh", dtype="float64")(tokens)
+        tokens = layers.Embedding(VOCAB, 16, dtype="float64", name="tokens")(inputs["input_word_ids"])
+        mixed = layers.Conv1D(16, 3, padding="same", activation="tanh", dtype="float64", name="mixed")(tokens)
         masked = layers.Lambda(lambda x: tf.gather(x[0], x[1], batch_dims=1), dtype="float64")(
             [mixed, inputs["masked_lm_positions"]]
         )
         pooled = layers.GlobalAveragePooling1D(dtype="float64")(mixed)
         outputs = {
-            "mlm_logits": layers.Dense(VOCAB, dtype="float64")(masked),
-            "next_sentence": layers.Dense(2, dtype="float64")(pooled),
+            "mlm_logits": layers.Dense(VOCAB, dtype="float64", name="words")(masked),
+            "next_sentence": layers.Dense(2, dtype="float64", name="next")(pooled),
         }
         return tf_keras.Model(inputs, outputs)
 
