@@ -20,7 +20,6 @@ import argparse
 import errno
 import itertools
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ import bert_manifest
 import bert_shards
 import data_files
 import text_files
-import token_store
+import tokenize_text
 import vocabulary as vocabularies
 import work_folder
 from atomic_file import atomic_path
@@ -83,7 +82,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"prepare_bert_data: {error.strerror}. Received: {received}. Expected {expected}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("\nprepare_bert_data: interrupted; the same command continues.", file=sys.stderr)
         return 130
     return 0
@@ -154,7 +152,7 @@ def prepare(
     with work_folder.claim(output_dir, settings) as work, WorkerPool(processes) as pool:
         vocab = make_vocabulary(texts["train"], settings, vocab_file, output_dir / "vocab.txt", work)
         stores = {
-            split: token_store.make(text, settings, output_dir / vocab.name, work, pool)
+            split: tokenize_text.make(text, settings, output_dir / vocab.name, work, pool)
             for split, text in texts.items()
         }
         tasks = [

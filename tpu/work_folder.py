@@ -141,6 +141,6 @@ def _begun_with(work: Path) -> Settings | None:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Removes what `atomic_path` leaves in a folder when the process is killed."""
-    for path in folder.glob(".*.unfinished"):
+    """Removes what `atomic_path` leaves in a folder and those under it when the process is killed."""
+    for path in folder.rglob(".*.unfinished"):
         path.unlink(missing_ok=True)
