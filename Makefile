@@ -25,7 +25,8 @@ INSTALL := $(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BACKENDS := tensorflow jax torch
-SCRIPT_TESTS := $(addprefix tests/test_,bert_examples.py config.py prepare_bert_data.py python_docs.py train_bert.py)
+SCRIPT_TESTS := $(patsubst %,tests/test_%.py,bert_masking bert_pairs bert_records config dynamic_masking prepare_bert_data \
+	prepare_folder prepare_resume python_docs sentences text_files train_bert vocabulary wordpiece worker_pool)
 
 .PHONY: train test coverage matrix matrix-row docs lint format clean
 

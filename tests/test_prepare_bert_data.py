@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from prepared import contents, read_documents, run
 
 import bert_manifest
 import prepare_bert_data
+import text_files
 import vocabulary as vocabularies
 from bert_config import PretrainConfig
 from config import load as load_config
@@ -260,6 +262,14 @@ def test_another_process_writes_the_same_bytes(inputs, prepared, tmp_path, proce
         *(f"held_out_{n}-00000-of-00001.tfrecord: {counts['held_out', n]:,} examples" for n in (32, 48)),
     ]
     assert result.stderr == ""
+
+
+def test_little_text_is_prepared_by_one_process(inputs, tmp_path, monkeypatch):
+    texts = [text_files.open_text("train", inputs / "train.txt", False)] * 3
+    assert prepare_bert_data.default_processes(texts) == 1
+    size = (inputs / "train.txt").stat().st_size
+    monkeypatch.setattr(prepare_bert_data, "MIN_BYTES_PER_PROCESS", size)
+    assert prepare_bert_data.default_processes(texts) == min(3, len(os.sched_getaffinity(0)))
 
 
 def test_no_process_imports_tensorflow(inputs, tmp_path):

@@ -8,8 +8,8 @@ a blank line between two documents; with --document_per_file each file is one do
 sentences; with --sentence_per_line each line is one.
 
 The vocabulary is learned from the training text, in one process, or given by --vocab_file. Everything else is done
-by --processes, and the files do not depend on their number. No process holds the text or the examples: the token ids
-are kept in a memory-mapped file, 2 bytes each, until the end.
+by several processes, and the files do not depend on their number. No process holds the text or the examples: the
+token ids are kept in a memory-mapped file, 2 bytes each, until the end.
 
 The output folder gets vocab.txt, the files of both splits for each sequence length of the config's stages and, at
 last, manifest.json. The same command continues a run that was interrupted or killed, and does nothing if the folder
@@ -21,7 +21,7 @@ import errno
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import bert_manifest
@@ -44,6 +44,9 @@ from text_files import Text
 from token_store import TokenStore
 from wordpiece import train_vocabulary
 from worker_pool import WorkerDied, WorkerPool
+
+# Starting a process takes as long as preparing about so much text.
+MIN_BYTES_PER_PROCESS = 4 << 20
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,7 +103,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vocab_file", type=Path, help="a vocab.txt to use (default: one is learned)")
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder of the prepared data")
     parser.add_argument("--shards", type=int, default=4, help="the training files of each sequence length (default: 4)")
-    parser.add_argument("--processes", type=int, default=_cores(), help="how many to use (default: one for each core)")
+    parser.add_argument("--processes", type=int, help="how many to use (default: one a core; fewer for little text)")
     parser.add_argument("--overwrite", action="store_true", help="replace data made with other settings")
     parser.add_argument("--inspect", type=int, default=0, metavar="N", help="then print N training examples in words")
     return parser.parse_args(arguments)
@@ -117,9 +120,21 @@ def prepare(
     vocab_file: Path | None = None,
     document_per_file: bool = False,
     sentence_per_line: bool = False,
-    processes: int = 1,
+    processes: int | None = None,
 ) -> Manifest:
     """Writes the prepared data of a config, unless it is there already, and returns its manifest.
+
+    Args:
+        config: What data the run needs.
+        train_text: The text to learn from: files, or folders of them.
+        held_out_text: The text to evaluate on.
+        output_dir: The folder to write to.
+        shards: The training files of each sequence length.
+        overwrite: Whether to replace data made with other settings.
+        vocab_file: A vocabulary; by default one is learned.
+        document_per_file: Whether each file is one document; else blank lines divide documents.
+        sentence_per_line: Whether each line is one sentence; else it is a paragraph.
+        processes: How many to use; by default one for each core, or fewer for little text.
 
     Raises:
         ConfigError: A text, the vocabulary, a length or a number cannot be used, or the folder holds other data.
@@ -127,7 +142,7 @@ def prepare(
         WorkerDied: A process was killed.
     """
     for name, number in (("shards", shards), ("processes", processes)):
-        if number < 1:
+        if number is not None and number < 1:
             raise ConfigError(f"There must be one at least. Received: --{name} {number}. Expected a number >= 1.")
     texts = {
         split: text_files.open_text(split, paths, document_per_file)
@@ -144,6 +159,7 @@ def prepare(
         document_per_file=document_per_file,
         sentence_per_line=sentence_per_line,
     )
+    processes = processes or default_processes(texts.values())
     output_dir.mkdir(parents=True, exist_ok=True)
     if manifest := work_folder.existing_data(output_dir, settings, overwrite):
         print(f"{output_dir} is up to date")
@@ -179,6 +195,12 @@ def prepare(
     for split, (seq_length, _) in itertools.product(SPLITS, settings.lengths):
         print(describe_files(manifest.select(split, seq_length)))
     return manifest
+
+
+def default_processes(texts: Iterable[Text]) -> int:
+    """One for each core that may be used, but none for so little text that it would be done before it starts."""
+    size_bytes = sum(stretch.end - stretch.start for text in texts for unit in text.units for stretch in unit)
+    return max(1, min(len(os.sched_getaffinity(0)), size_bytes // MIN_BYTES_PER_PROCESS))
 
 
 def check_vocabulary(path: Path, vocab_size: int) -> str:
@@ -243,11 +265,6 @@ def describe_files(files: Sequence[RecordFile]) -> str:
     """What the files of one split and length hold, in a line."""
     examples = sum(file.examples for file in files)
     return f"{files[0].name}: {examples:,} examples" + (f" in {len(files)} files" if len(files) > 1 else "")
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

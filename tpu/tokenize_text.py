@@ -59,7 +59,7 @@ def tokenize_unit(task: UnitTask) -> None:
                     sentence_lengths.append(len(ids))
         if len(sentence_lengths) > sentences_before:
             document_lengths.append(len(sentence_lengths) - sentences_before)
-    vocab_size = len(vocabularies.read(task.vocab_path))
+    vocab_size = len(word_piece.vocabulary)
     ids = np.array(tokens, np.uint32)
     with atomic_path(task.path) as unfinished, unfinished.open("wb") as file:
         np.savez(

@@ -109,9 +109,13 @@ class WordPiece:
     Args:
         vocabulary: The vocabulary.
         lower_case: Whether to lower-case and to strip accents, as the vocabulary was learned.
+
+    Attributes:
+        vocabulary: The vocabulary.
     """
 
     def __init__(self, vocabulary: Vocabulary, lower_case: bool = True):
+        self.vocabulary = vocabulary
         self._lower_case = lower_case
         self._model = models.WordPiece(
             vocabulary.ids,
