@@ -16,18 +16,32 @@ from worker_pool import WorkerDied, WorkerPool
 TPU = Path(worker_pool.__file__).parent
 # Tasks must be functions of a module: this one is imported by the other processes.
 TASKS = """
-import os, signal, sys, time
+import multiprocessing, os, signal, sys, time
 
 def square(number):
     return number * number
 
+def is_first():
+    return multiprocessing.parent_process() is None
+
 def fail(number):
-    if number == 3:
+    if number == 1:
+        raise ValueError(f"no {number}")
+    time.sleep(1 if is_first() else 60)
+
+def fail_here(number):
+    if is_first():
         raise ValueError(f"no {number}")
     time.sleep(60)
 
 def die(number):
-    os.kill(os.getpid(), signal.SIGKILL)
+    if not is_first():
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1)
+
+def who(number):
+    time.sleep(0.01)
+    return os.getpid()
 
 def sleep(path):
     open(f"{path}.{os.getpid()}", "w").close()
@@ -54,10 +68,17 @@ def test_results_are_in_the_order_of_the_tasks(tasks, processes):
         assert pool.run(tasks.square, [3], "squares", "numbers") == [9]
 
 
-def test_an_error_ends_the_others_at_once(tasks):
+def test_this_process_takes_part(tasks):
+    with WorkerPool(3) as pool:
+        workers = [pool.run(tasks.who, range(300), "waits", "waits") for _ in range(2)]
+    assert {os.getpid()} < set(workers[0]) and len(set(workers[0] + workers[1])) <= 3
+
+
+@pytest.mark.parametrize(("function", "message"), [("fail", "no 1"), ("fail_here", "no 9")])
+def test_an_error_ends_the_others_at_once(tasks, function, message):
     begun = time.monotonic()
-    with pytest.raises(ValueError, match="no 3"), WorkerPool(2) as pool:
-        pool.run(tasks.fail, [1, 3, 2], "failures", "numbers")
+    with pytest.raises(ValueError, match=message), WorkerPool(3) as pool:
+        pool.run(getattr(tasks, function), range(10), "failures", "numbers")
     assert time.monotonic() - begun < 50
     assert not multiprocessing.active_children()
 
@@ -65,7 +86,7 @@ def test_an_error_ends_the_others_at_once(tasks):
 def test_a_killed_process_is_told(tasks):
     with pytest.raises(WorkerDied, match=r"A process was killed\. Received: 2 processes at work on deaths\. Expected"):
         with WorkerPool(2) as pool:
-            pool.run(tasks.die, [1, 2], "deaths", "numbers")
+            pool.run(tasks.die, range(9), "deaths", "numbers")
 
 
 def is_alive(pid):

@@ -4,7 +4,9 @@ The bytes are those of `tf.train.Example.SerializeToString(deterministic=True)`.
 with the protobuf library takes several times as long, and the classes come with TensorFlow only.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 
@@ -22,29 +24,44 @@ def serialize(examples: Examples) -> list[bytes]:
     Args:
         examples: Integers >= 0.
     """
-    features = [_serialize_feature(name, values) for name, values in sorted(examples._asdict().items())]
-    records = map(b"".join, zip(*features, strict=True))
+    parts = []
+    for is_fixed, group in groupby(sorted(examples._asdict().items()), lambda item: _has_fixed_size(item[1])):
+        if is_fixed:
+            parts.append(_fixed_size(group))
+        else:
+            parts += (_entries(name, values) for name, values in group)
+    records = list(map(b"".join, zip(*parts, strict=True)))
     return [_length_prefix(len(record), _FEATURES) + record for record in records]
 
 
-def _serialize_feature(name: str, values: np.ndarray) -> list[bytes]:
-    """One entry of the map of features for each row of `values`."""
-    if values.dtype == np.float32:
-        payload, ends = values.astype("<f4").tobytes(), np.arange(1, len(values) + 1) * values.shape[1] * 4
-    else:
-        payload, ends = _varints(values)
+def _has_fixed_size(values: np.ndarray) -> bool:
+    """Whether each row takes the same number of bytes: floats do, and integers of 7 bits."""
+    return values.dtype == np.float32 or values.max(initial=0) < 1 << 7
+
+
+def _fixed_size(features: Iterable[tuple[str, np.ndarray]]) -> list[bytes]:
+    """The entries of features of fixed size that follow one another: as one block for all rows, cut at last."""
+    columns = []
+    for name, values in features:
+        payload = values.astype("<f4").view(np.uint8) if values.dtype == np.float32 else values.astype(np.uint8)
+        prefix = np.frombuffer(_prefix(name, _KINDS[values.dtype], payload.shape[1]), np.uint8)
+        columns += (np.broadcast_to(prefix, (len(values), len(prefix))), payload)
+    block = np.concatenate(columns, axis=1)
+    content, width = block.tobytes(), block.shape[1]
+    return [content[start : start + width] for start in range(0, len(content), width)]
+
+
+def _entries(name: str, values: np.ndarray) -> list[bytes]:
+    """One entry of the map of features for each row of integers."""
+    payload, ends = _varints(values)
     ends = ends.tolist()
     kind = _KINDS[values.dtype]
-    return [
-        _prefix(name, kind, end - start) + payload[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)
-    ]
+    return [_prefix(name, kind, end - start) + payload[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
     """All values as varints, 7 bits a byte with the lowest first, and where each row ends."""
     width = max(1, -(-int(values.max(initial=0)).bit_length() // 7))
-    if width == 1:
-        return values.astype(np.uint8).tobytes(), np.arange(1, len(values) + 1) * values.shape[1]
     shifted = values[..., None] >> (7 * np.arange(width, dtype=np.int32))
     is_needed = shifted > 0
     is_needed[..., 0] = True

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import data_files
 from config import ConfigError
 
-MIN_UNIT_BYTES, MAX_UNIT_BYTES = 1 << 17, 1 << 24
+MIN_UNIT_BYTES, MAX_UNIT_BYTES = 1 << 19, 1 << 24
 UNITS = 64
 
 

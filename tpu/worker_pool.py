@@ -7,7 +7,9 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from typing import Any
 
 from tqdm import tqdm
@@ -18,13 +20,13 @@ class WorkerDied(RuntimeError):
 
 
 class WorkerPool:
-    """Processes that are started when first needed; with one process, the work is done in this one.
+    """This process and others, which are started when first needed.
 
     As a context manager it ends them, at once if the block ends with an error or is interrupted. Ctrl-C reaches this
     process alone, and the others end even if this one is killed.
 
     Args:
-        processes: How many at most, >= 1.
+        processes: How many at most, >= 1, this one among them.
     """
 
     def __init__(self, processes: int):
@@ -61,36 +63,54 @@ class WorkerPool:
             Exception: What the function raised first.
         """
         with tqdm(total=len(tasks), desc=label, unit=f" {unit}", disable=None) as progress:
-            if self._processes == 1 or len(tasks) == 1:
-                return [_and_count(function(task), progress) for task in tasks]
-            futures = self._submit(function, tasks)
+            if self._processes == 1 or len(tasks) <= 1:
+                return [function(task) for task in _counted(tasks, progress)]
             try:
-                for future in concurrent.futures.as_completed(futures):
-                    _and_count(future.result(), progress)
+                return self._share(function, tasks, progress)
             except concurrent.futures.process.BrokenProcessPool:
                 raise WorkerDied(
                     f"A process was killed. Received: {self._processes} processes at work on {label}. "
                     "Expected memory for all of them; the same command continues, for example with fewer --processes."
                 ) from None
-            return [future.result() for future in futures]
 
-    def _submit(self, function, tasks):
+    def _share(self, function, tasks, progress):
+        """Gives tasks to the other processes from the front, and does some here from the back."""
+        results, numbers = {}, {}  # of finished tasks; of tasks with others
+        waiting = deque(range(len(tasks)))
+        while waiting or numbers:
+            # Two for each: one to do, and one to go on with while this process is busy.
+            while waiting and len(numbers) < 2 * (self._processes - 1):
+                number = waiting.popleft()
+                numbers[self._submit(function, tasks[number])] = number
+            if waiting:
+                number = waiting.pop()
+                results[number] = function(tasks[number])
+                progress.update()
+            patience_seconds = 0 if waiting else None
+            done, _ = wait(numbers, patience_seconds, concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                results[numbers.pop(future)] = future.result()
+                progress.update()
+        return [results[number] for number in range(len(tasks))]
+
+    def _submit(self, function, task):
         # The executor starts its processes here, and they keep on blocking what is blocked now.
         with _interrupts_wait():
             if self._executor is None:
                 self._other_children = set(multiprocessing.active_children())
                 self._executor = concurrent.futures.ProcessPoolExecutor(
-                    self._processes,
+                    self._processes - 1,
                     # Not a fork: TensorFlow's threads and locks do not survive it.
                     mp_context=multiprocessing.get_context("spawn"),
                     initializer=_end_with_parent,
                 )
-            return [self._executor.submit(function, task) for task in tasks]
+            return self._executor.submit(function, task)
 
 
-def _and_count(result, progress):
-    progress.update()
-    return result
+def _counted(tasks, progress):
+    for task in tasks:
+        yield task
+        progress.update()
 
 
 @contextlib.contextmanager
