@@ -28,7 +28,10 @@ BACKENDS := tensorflow jax torch
 # Two processes for the tests: each of them grows to some 7 GB on TensorFlow, which keeps what it compiled.
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
-SCRIPT_TESTS := $(addprefix tests/test_,bert_examples.py config.py prepare_bert_data.py python_docs.py train_bert.py)
+SCRIPT_TESTS := $(patsubst %,tests/test_%.py,bert_configs bert_masking bert_pairs bert_records checkpoints config \
+	dynamic_masking export export_text kill prepare_bert_data prepare_folder prepare_resume python_docs sentences \
+	squad_config squad_data squad_evaluation squad_features squad_finetune squad_initial_weights text_files train_bert \
+	train_step vocabulary wordpiece worker_pool)
 
 .PHONY: train test coverage matrix matrix-row docs lint format clean
 

@@ -17,7 +17,9 @@ class DataConfig(Section):
     vocab_size: int = Field(gt=5, description="the size of the WordPiece vocabulary, special tokens included.")
     dupe_factor: int = Field(gt=0, description="how many times each document is masked anew.")
     masked_lm_probability: Probability = Field(0.15, description="the share of tokens to predict.")
+    whole_word_masking: bool = Field(False, description="whether all pieces of a word are predicted together.")
     short_sequence_probability: Probability = Field(0.1, description="the share of pairs made shorter at random.")
+    lower_case: bool = Field(True, description="whether to lower-case the text and to strip its accents.")
     seed: int = Field(12345, ge=0, description="the seed of pairing and masking.")
 
 

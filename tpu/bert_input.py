@@ -2,13 +2,14 @@
 
 import tensorflow as tf
 
+import dynamic_masking
 from stages import split
 
 SHUFFLE_EXAMPLES = 100_000
 READ_FILES = 16
 
 
-def train_batches(strategy, files, example_count, stage, seed, skip_steps):
+def train_batches(strategy, files, example_count, stage, seed, skip_steps, masking=None):
     """The endless batches of one stage of training.
 
     Every epoch has an order of its own, and a run that begins at `skip_steps` sees what an uninterrupted one would.
@@ -20,6 +21,7 @@ def train_batches(strategy, files, example_count, stage, seed, skip_steps):
         stage: The `StageConfig`.
         seed: An integer, the order's seed.
         skip_steps: How many batches of the stage to leave out at its beginning.
+        masking: A `dynamic_masking.Masking` to mask every example anew in every epoch; None keeps the files' masks.
 
     Returns:
         A distributed dataset of feature dicts: int32 `[share, seq_length]` for `input_*`, `[share, max_predictions]`
@@ -30,17 +32,27 @@ def train_batches(strategy, files, example_count, stage, seed, skip_steps):
     first_epoch, skip_examples = divmod(skip_steps * stage.global_batch_size, example_count)
 
     def epoch(index):
-        order = tf.data.Dataset.from_tensor_slices(sorted(files)).shuffle(len(files), seed=seed + index)
+        def keyed_records(number, file):
+            source = tf.data.Dataset.from_tensors((index, number)).repeat()
+            return tf.data.Dataset.zip(tf.data.TFRecordDataset(file), source, tf.data.Dataset.counter())
+
+        order = tf.data.Dataset.from_tensor_slices(sorted(files)).enumerate().shuffle(len(files), seed=seed + index)
         records = order.interleave(
-            tf.data.TFRecordDataset, cycle_length=READ_FILES, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            keyed_records, cycle_length=READ_FILES, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         return records.shuffle(SHUFFLE_EXAMPLES, seed=seed + index)
+
+    def examples(records, source, places):
+        features = _parse(records, stage)
+        if masking is None:
+            return features
+        return dynamic_masking.mask(features, tf.stack([*source, places], axis=1), seed % 2**31, masking)
 
     def batches(context):
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
         records = epochs.flat_map(epoch).skip(skip_examples).batch(per_replica, drop_remainder=True)
         records = _of_this_pipeline(records, context)
-        return records.map(lambda batch: _parse(batch, stage), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return records.map(examples, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(batches)
 

@@ -1,6 +1,5 @@
 """What a folder of prepared pre-training data holds, and whether it is all there."""
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +9,13 @@ from pydantic import Field
 from atomic_file import atomic_path
 from bert_config import DataConfig
 from config import ConfigError, Section
+from data_files import DataFile, check
+from vocabulary import Vocabulary
+from vocabulary import read as read_vocabulary
 
 MANIFEST_NAME = "manifest.json"
 # Goes up when the same settings and text start to give other examples.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Settings(Section):
@@ -22,17 +24,12 @@ class Settings(Section):
     format_version: int
     data: DataConfig
     lengths: tuple[tuple[int, int], ...] = Field(description="each distinct [seq_length, max_predictions].")
-    shards: int
-    train_text_sha256: str
+    shards: int = Field(description="the training files of each length.")
+    train_text_sha256: str = Field(description="of the file; of several files, see `text_files.sha256`.")
     held_out_text_sha256: str
-
-
-class DataFile(Section):
-    """A file of the folder."""
-
-    name: str = Field(pattern=r"^\w[\w.-]*$")
-    size_bytes: int
-    sha256: str
+    vocab_sha256: str | None = Field(description="of the vocabulary that was given; None if it was learned.")
+    document_per_file: bool = Field(description="whether each file of text is one document.")
+    sentence_per_line: bool = Field(description="whether each line of text is one sentence.")
 
 
 class RecordFile(DataFile):
@@ -53,12 +50,22 @@ class TokenFrequency(Section):
     share: float = Field(description="of all tokens of the training text.")
 
 
+class TextCounts(Section):
+    """How much text there is."""
+
+    documents: int
+    sentences: int
+    tokens: int
+
+
 class Manifest(Section):
     """The content of manifest.json. It is written last: where it is, the other files are complete."""
 
     settings: Settings
     vocab_size: int = Field(description="the tokens in the vocabulary, at most settings.data.vocab_size.")
     vocab_file: DataFile
+    train_text: TextCounts
+    held_out_text: TextCounts
     most_frequent_token: TokenFrequency
     record_files: tuple[RecordFile, ...]
 
@@ -72,6 +79,10 @@ class Manifest(Section):
         """The paths of the files of one split and length, and how many examples they hold together."""
         files = self.select(split, seq_length)
         return [str(Path(data_dir) / file.name) for file in files], sum(file.examples for file in files)
+
+    def vocabulary(self, data_dir: str | Path) -> Vocabulary:
+        """The vocabulary: its special ids, and which ids are pieces inside a word."""
+        return read_vocabulary(Path(data_dir) / self.vocab_file.name)
 
 
 def load(data_dir: str | Path) -> Manifest:
@@ -118,27 +129,7 @@ def is_complete(manifest: Manifest, data_dir: str | Path) -> bool:
 def check_files(manifest: Manifest, data_dir: str | Path) -> None:
     """Raises a `ConfigError` if a file of the manifest is missing or has another content."""
     for file in (manifest.vocab_file, *manifest.record_files):
-        path = Path(data_dir) / file.name
-        if not path.is_file():
-            raise ConfigError(f"Prepared data is incomplete. Received: no {path}. Expected {file.size_bytes} bytes.")
-        if path.stat().st_size != file.size_bytes:
-            raise ConfigError(
-                f"Prepared data is damaged. Received: {path} of {path.stat().st_size} bytes. "
-                f"Expected {file.size_bytes} bytes."
-            )
-        if sha256(path) != file.sha256:
-            raise ConfigError(
-                f"Prepared data is damaged. Received: {path} with another content. Expected SHA-256 {file.sha256}."
-            )
-
-
-def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        check(file, data_dir)
 
 
 def claim_folder(manifest: Manifest, model_dir: str | Path) -> None:

@@ -1,0 +1,146 @@
+"""The folder in which data is prepared: who works in it, what an earlier run left there, and what is cleared away."""
+
+import contextlib
+import fcntl
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pydantic
+
+import bert_manifest
+import data_files
+from atomic_file import atomic_path
+from bert_manifest import Manifest, Settings
+from config import ConfigError
+
+WORK_NAME = ".work"
+_SETTINGS_NAME = "settings.json"
+_LOCK_NAME = "lock"
+_RECORD_FILE = re.compile(r"(train|held_out)_\d+-\d+-of-\d+\.tfrecord")
+
+
+def existing_data(output_dir: Path, settings: Settings, overwrite: bool) -> Manifest | None:
+    """The manifest of `output_dir` if its data is what `settings` ask for; None if the data is to be made.
+
+    Raises:
+        ConfigError: The folder holds data made with other settings, finished or not, and `overwrite` is not set.
+    """
+    obstacle = manifest = None
+    if (output_dir / bert_manifest.MANIFEST_NAME).exists():
+        try:
+            manifest = bert_manifest.read(output_dir)
+            if manifest.settings != settings:
+                obstacle = f"{output_dir} holds other data. {describe_change(manifest.settings, settings)}."
+        except ConfigError as error:
+            obstacle = str(error)
+    elif (begun_with := _begun_with(output_dir / WORK_NAME)) and begun_with != settings:
+        obstacle = f"{output_dir} holds other, unfinished data. {describe_change(begun_with, settings)}."
+    if obstacle and not overwrite:
+        raise ConfigError(f"{obstacle} Choose another --output_dir or pass --overwrite.")
+    if manifest and not obstacle and bert_manifest.is_complete(manifest, output_dir):
+        # An earlier run may have been killed between its manifest and its end.
+        _remove_unfinished(output_dir)
+        shutil.rmtree(output_dir / WORK_NAME, ignore_errors=True)
+        return manifest
+    return None
+
+
+@contextlib.contextmanager
+def claim(output_dir: Path, settings: Settings) -> Iterator[Path]:
+    """Gives the folder of what is needed only until the data is finished, with what an earlier run left there.
+
+    What was made with other settings is removed first. The folder itself goes at the end of the block, or if input
+    cannot be used; after any other error it stays, for the next run to go on.
+
+    Args:
+        output_dir: The folder of the data; it exists.
+        settings: What is to be made.
+
+    Yields:
+        The folder. The record of each finished file, see `data_files.finished`, is in it under `record_path`.
+
+    Raises:
+        ConfigError: Another process is at work in `output_dir`.
+    """
+    work = output_dir / WORK_NAME
+    work.mkdir(exist_ok=True)
+    with (work / _LOCK_NAME).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"Another process prepares data in this folder. Received: {output_dir}. "
+                "Expected one at a time, or another --output_dir."
+            ) from None
+        try:
+            _remove_unfinished(output_dir)
+            _begin(output_dir, work, settings)
+            yield work
+        except ConfigError:
+            shutil.rmtree(work)
+            raise
+        finally:
+            _remove_unfinished(output_dir)
+        shutil.rmtree(work)
+
+
+def record_path(work: Path, name: str) -> Path:
+    """Where the note stands that the file `name` is finished."""
+    return work / f"{name}.json"
+
+
+def describe_change(made_with: Settings, wanted: Settings) -> str:
+    """The first setting that differs, as the end of an error message."""
+    old, new = made_with.model_dump(), wanted.model_dump()
+    old |= {f"data.{name}": value for name, value in old.pop("data").items()}
+    new |= {f"data.{name}": value for name, value in new.pop("data").items()}
+    name = next(name for name in new if old[name] != new[name])
+    return f"Received: {name}={new[name]}. Expected {old[name]}, with which that data was made"
+
+
+def _begin(output_dir: Path, work: Path, settings: Settings) -> None:
+    manifest_path = output_dir / bert_manifest.MANIFEST_NAME
+    begun_with = _begun_with(work)
+    is_stale = begun_with not in (None, settings)
+    if manifest_path.exists():  # of finished data that is damaged or to be replaced
+        is_stale = True
+        with contextlib.suppress(ConfigError):
+            manifest = bert_manifest.read(output_dir)
+            is_stale = manifest.settings != settings
+            if not is_stale:
+                for file in (manifest.vocab_file, *manifest.record_files):
+                    data_files.write_record(file, record_path(work, file.name))
+    elif begun_with is None:
+        _clear(work)
+    if is_stale:
+        # In this order: until the manifest is gone, it tells whoever reads it that files are missing.
+        _clear(work)
+        for path in [path for path in output_dir.iterdir() if _RECORD_FILE.fullmatch(path.name)]:
+            path.unlink()
+    manifest_path.unlink(missing_ok=True)
+    with atomic_path(work / _SETTINGS_NAME) as unfinished:
+        unfinished.write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _clear(work: Path) -> None:
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK_NAME:
+            path.unlink()
+
+
+def _begun_with(work: Path) -> Settings | None:
+    """The settings of the run that left this folder; None if there are none, or none of this version."""
+    try:
+        return Settings.model_validate_json((work / _SETTINGS_NAME).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, pydantic.ValidationError):
+        return None
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what `atomic_path` leaves in a folder and those under it when the process is killed."""
+    for path in folder.rglob(".*.unfinished"):
+        path.unlink(missing_ok=True)
