@@ -25,7 +25,8 @@ INSTALL := $(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BACKENDS := tensorflow jax torch
-SCRIPT_TESTS := $(addprefix tests/test_,bert_examples.py config.py prepare_bert_data.py python_docs.py train_bert.py)
+SCRIPT_TESTS := $(addprefix tests/test_,bert_examples.py config.py prepare_bert_data.py python_docs.py train_bert.py \
+	$(addprefix squad_,data.py evaluation.py features.py finetune.py initial_weights.py))
 
 .PHONY: train test coverage matrix matrix-row docs lint format clean
 
