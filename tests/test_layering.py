@@ -89,6 +89,8 @@ ALLOWED_IN_TPU = {
     "squad_input": {"strategy"},
     "squad_task": {"bert_task"},
     "squad_predict": {"atomic_file", "squad_input"},
+    "text_input": set(),
+    "serving": {"text_input"},
 }
 
 

@@ -74,7 +74,7 @@ def run(files, strategy, model_dir, *more, **changes):
     parsed = finetune_squad.parse_arguments(arguments(files, model_dir, *more, **changes))
     config = load(parsed.config_file, SquadConfig, parsed.overrides)
     vocabulary = read_vocabulary(parsed.vocab_file)
-    return config, finetune_squad.run(config, vocabulary, strategy, parsed, parsed.vocab_file)
+    return config, finetune_squad.run(config, vocabulary, strategy, parsed)
 
 
 def written(model_dir, name):
@@ -110,9 +110,7 @@ def test_the_tiny_model_overfits(two_replicas, tmp_path):
     tf.train.Checkpoint(model=model).save(str(tmp_path / "pretrained" / "checkpoints" / "ckpt"))
     command = arguments((tmp_path, False), tmp_path / "run", init_checkpoint=tmp_path / "pretrained")
     parsed = finetune_squad.parse_arguments(command[: command.index("--set")])
-    scores = finetune_squad.run(
-        config, read_vocabulary(parsed.vocab_file), two_replicas, parsed, tmp_path / "vocab.txt"
-    )
+    scores = finetune_squad.run(config, read_vocabulary(parsed.vocab_file), two_replicas, parsed)
     assert scores["f1"] > 90 and scores["total"] == 120
     questions = [question for _, question in squad_file.questions(content)]
     expected = squad_evaluation.evaluate(questions, written(tmp_path / "run", "predictions.json"))

@@ -50,7 +50,7 @@ def main(argv=None):
         strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
         for size in (config.training.global_batch_size, config.prediction.global_batch_size):
             strategies.per_replica_batch_size(size, strategy)
-        run(config, vocabulary, strategy, arguments, vocab_file)
+        run(config, vocabulary, strategy, arguments)
     except ConfigError as error:
         print(f"finetune_squad: {error}", file=sys.stderr)
         return 2
@@ -60,7 +60,7 @@ def main(argv=None):
     return 0
 
 
-def run(config, vocabulary, strategy, arguments, vocab_file):
+def run(config, vocabulary, strategy, arguments):
     """Takes a run to its end from wherever it stands.
 
     Args:
@@ -68,7 +68,6 @@ def run(config, vocabulary, strategy, arguments, vocab_file):
         vocabulary: The tokens in the order of their ids.
         strategy: A `tf.distribute.Strategy`.
         arguments: The command line, for its files and folders.
-        vocab_file: The `Path` of the vocabulary.
 
     Returns:
         The scores of `squad_predict.evaluate`.
@@ -87,7 +86,7 @@ def run(config, vocabulary, strategy, arguments, vocab_file):
 
     # Features, which are made once.
     claim_folder(model_dir, config)
-    run_folder.keep_vocabulary(vocab_file, model_dir)
+    run_folder.keep_vocabulary(vocabulary, model_dir)
     folder = arguments.features_dir or model_dir / "features"
     train_path, train = squad_features.prepare(arguments.train_file, "train", vocabulary, data, folder)
     squad_features.claim_folder(train, model_dir)

@@ -1,9 +1,12 @@
-"""Finds what other commands need of a run's folder: its newest checkpoint and its vocabulary."""
+"""Finds what other commands need of a run's folder: its task, its newest checkpoint and its vocabulary."""
 
 from pathlib import Path
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from atomic_file import atomic_path
-from config import CHECKPOINTS, ConfigError
+from config import CHECKPOINTS, CONFIG_NAME, ConfigError
 
 VOCAB_NAME = "vocab.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -60,18 +63,43 @@ def read_vocabulary(path: str | Path) -> list[str]:
     return tokens
 
 
-def keep_vocabulary(path: str | Path, model_dir: str | Path) -> None:
+def keep_vocabulary(vocabulary: list[str], model_dir: str | Path) -> None:
     """Binds a run's folder to its vocabulary: the first call leaves a copy there.
 
     Raises:
         ConfigError: The run was begun with another vocabulary.
     """
-    content, kept = Path(path).read_bytes(), Path(model_dir) / VOCAB_NAME
+    kept = Path(model_dir) / VOCAB_NAME
     if not kept.exists():
         with atomic_path(kept) as unfinished:
-            unfinished.write_bytes(content)
-    elif kept.read_bytes() != content:
+            unfinished.write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8", newline="\n")
+    elif read_vocabulary(kept) != vocabulary:
         raise ConfigError(
-            f"The run was begun with another vocabulary. Received: {path}, unlike {kept}. "
+            f"The run was begun with another vocabulary. Received: {len(vocabulary)} tokens, unlike those of {kept}. "
             "Expected the same vocabulary, or another folder for the run."
         )
+
+
+def task_of(model_dir: str | Path) -> str:
+    """What a run trained, by its config: "masked_lm" or "squad".
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
+    path = Path(model_dir) / CONFIG_NAME
+    try:
+        sections = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(
+            f"No run found. Received: {model_dir} without {CONFIG_NAME}. "
+            "Expected the folder of a run of tpu/train_bert.py or tpu/finetune_squad.py."
+        ) from None
+    except (YAMLError, UnicodeDecodeError):
+        sections = None
+    for section, task in (("stages", "masked_lm"), ("training", "squad")):
+        if isinstance(sections, dict) and section in sections:
+            return task
+    raise ConfigError(
+        f"The run is neither of pre-training nor of SQuAD. Received: {path}. "
+        "Expected the config that tpu/train_bert.py or tpu/finetune_squad.py wrote."
+    )
