@@ -26,7 +26,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BACKENDS := tensorflow jax torch
 SCRIPT_TESTS := $(addprefix tests/test_,bert_examples.py config.py prepare_bert_data.py python_docs.py train_bert.py \
-	$(addprefix squad_,data.py evaluation.py features.py finetune.py initial_weights.py) export.py export_text.py)
+	$(addprefix squad_,config.py data.py evaluation.py features.py finetune.py initial_weights.py) export.py export_text.py)
 
 .PHONY: train test coverage matrix matrix-row docs lint format clean
 

@@ -22,7 +22,7 @@ ON_TENSORFLOW_ONLY = """
 accumulation base_options distribution docs errors lamb layering migrate_errors model_garden multi_worker mutants
 other_peers peers round_trip rules schedules_tensorflow skipping tensorflow_addons theory xla
 bert_examples config prepare_bert_data python_docs train_bert
-squad_data squad_evaluation squad_features squad_finetune squad_initial_weights
+squad_config squad_data squad_evaluation squad_features squad_finetune squad_initial_weights
 export export_text
 """.split()
 collect_ignore = [f"test_{name}.py" for name in ON_TENSORFLOW_ONLY] if keras.backend.backend() != "tensorflow" else []

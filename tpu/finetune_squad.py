@@ -76,13 +76,12 @@ def run(config, vocabulary, strategy, arguments):
     import squad_data
     import squad_features
     import squad_predict
-    from squad_task import SquadTask
 
     # What is wrong with the files is said before anything is written.
     model_dir, data = arguments.model_dir, config.data
     squad_data.read(arguments.train_file, "train", data.version_2_with_negative)
     squad_data.read(arguments.predict_file, "predict", data.version_2_with_negative)
-    model, task = initial_model(SquadTask, config, len(vocabulary), strategy, arguments)
+    task, model = initial_model(config, len(vocabulary), strategy, arguments)
 
     # Features, which are made once.
     claim_folder(model_dir, config)
@@ -112,24 +111,24 @@ def run(config, vocabulary, strategy, arguments):
     return scores
 
 
-def initial_model(task_class, config, vocab_size, strategy, arguments):
+def initial_model(config, vocab_size, strategy, arguments):
     """The task and its model, with the weights of `--init_checkpoint` unless the run has a checkpoint of its own."""
     import tf_keras
 
     import initial_weights
+    from squad_task import SquadTask, encoder_of
 
     tf_keras.utils.set_random_seed(config.run.seed)
-    task = task_class(config, vocab_size)
+    task = SquadTask(config, vocab_size)
     with strategy.scope():
         model = task.build_model()
         if run_folder.newest_checkpoint(arguments.model_dir / CHECKPOINTS):
             print("the run goes on from its own checkpoint")
         elif arguments.init_checkpoint:
-            encoder = model.checkpoint_items["encoder"]
-            print(f"initial weights: {initial_weights.load_encoder(encoder, arguments.init_checkpoint)}")
+            print(f"initial weights: {initial_weights.load_encoder(encoder_of(model), arguments.init_checkpoint)}")
         else:
             print("initial weights: random, since no --init_checkpoint is given")
-    return model, task
+    return task, model
 
 
 def fine_tune(config, strategy, task, model, path, features, model_dir):
