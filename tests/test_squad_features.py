@@ -77,7 +77,7 @@ def test_features_to_train_are_model_gardens_and_its_reader_reads_them(made):
     )
     reader = question_answering_dataloader.QuestionAnsweringDataLoader(params).load().as_numpy_iterator()
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    ours = iter(squad_input.train_batches(strategy, path, 1, DATA.seq_length, seed=1, skip_steps=0))
+    ours = iter(squad_input.train_batches(strategy, path, manifest.features, 1, DATA.seq_length, seed=1, skip_steps=0))
     read, own = [], []
     for _ in range(manifest.features):
         inputs, labels = next(reader)
@@ -177,14 +177,19 @@ def test_a_folder_that_cannot_be_written(made):
         )
 
 
+def order(strategy, train, skip_steps):
+    path, manifest = train
+    return squad_input.train_batches(strategy, path, manifest.features, 8, DATA.seq_length, 5, skip_steps)
+
+
 @pytest.mark.parametrize("skip_steps", [1, 3, 50])
 def test_skipped_batches_are_those_that_were_read_before(made, skip_steps):
     """50 batches of 8 are beyond the second epoch."""
-    path, manifest = made.train
+    _, manifest = made.train
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
 
     def rows(skip, take):
-        batches = iter(squad_input.train_batches(strategy, path, 8, DATA.seq_length, seed=5, skip_steps=skip))
+        batches = iter(order(strategy, made.train, skip))
         return [next(batches)["input_word_ids"].numpy() for _ in range(take)]
 
     assert 2 * manifest.features < 50 * 8
@@ -193,10 +198,10 @@ def test_skipped_batches_are_those_that_were_read_before(made, skip_steps):
 
 
 def test_epochs_have_different_orders_and_every_feature_once(made, two_replicas):
-    path, manifest = made.train
-    replicas = iter(squad_input.train_batches(two_replicas, path, 8, DATA.seq_length, seed=5, skip_steps=0))
+    _, manifest = made.train
+    replicas = iter(order(two_replicas, made.train, 0))
     one = tf.distribute.OneDeviceStrategy("CPU:0")
-    alone = iter(squad_input.train_batches(one, path, 8, DATA.seq_length, seed=5, skip_steps=0))
+    alone = iter(order(one, made.train, 0))
     epochs = []
     for _ in range(2 * manifest.features // 8 + 1):
         shares = two_replicas.experimental_local_results(next(replicas)["input_word_ids"])

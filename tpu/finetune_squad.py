@@ -177,7 +177,13 @@ def fine_tune(config, strategy, task, model, path, features, model_dir):
     if done_steps >= total_steps:
         return
     dataset = squad_input.train_batches(
-        strategy, path, training.global_batch_size, config.data.seq_length, config.run.seed, skip_steps=done_steps
+        strategy,
+        path,
+        features,
+        training.global_batch_size,
+        config.data.seq_length,
+        config.run.seed,
+        skip_steps=done_steps,
     )
     trainer = training_loop.Trainer(strategy, task, model, optimizer, metrics, dataset)
     shown = {"loss": "loss", "start": "start_accuracy", "end": "end_accuracy", "lr": "learning_rate"}

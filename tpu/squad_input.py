@@ -10,7 +10,7 @@ SHUFFLE_FEATURES = 200_000
 PADDING_ID = -1
 
 
-def train_batches(strategy, path, global_batch_size, seq_length, seed, skip_steps):
+def train_batches(strategy, path, count, global_batch_size, seq_length, seed, skip_steps):
     """The endless batches of training.
 
     Every epoch has an order of its own, and a run that begins at `skip_steps` sees what an uninterrupted one would.
@@ -18,6 +18,7 @@ def train_batches(strategy, path, global_batch_size, seq_length, seed, skip_step
     Args:
         strategy: The `tf.distribute.Strategy` of the run.
         path: The TFRecord file of `squad_features.prepare`.
+        count: How many features it holds.
         global_batch_size: The features of a batch, over all replicas.
         seq_length: The tokens of a feature.
         seed: An integer, the order's seed.
@@ -28,7 +29,6 @@ def train_batches(strategy, path, global_batch_size, seq_length, seed, skip_step
         `[per_replica_batch]` for `start_positions` and `end_positions`.
     """
     per_replica = strategies.per_replica_batch_size(global_batch_size, strategy)
-    count = sum(1 for _ in tf.data.TFRecordDataset(str(path)))
     first_epoch, skip_features = divmod(skip_steps * global_batch_size, count)
 
     def epoch(index):
