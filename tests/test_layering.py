@@ -97,6 +97,16 @@ ALLOWED_IN_TPU = {
     "bert_input": {"dynamic_masking", "strategy"},
     "bert_task": set(),
     "training_loop": set(),
+    "run_folder": {"atomic_file", "config"},
+    "initial_weights": {"config", "run_folder"},
+    "squad_config": {"bert_config", "config"},
+    "squad_data": {"config"},
+    "squad_features": {"atomic_file", "bert_manifest", "config", "squad_config", "squad_data", "wordpiece"},
+    "squad_input": {"strategy"},
+    "squad_task": {"bert_task"},
+    "squad_predict": {"atomic_file", "squad_input"},
+    "text_input": set(),
+    "serving": {"text_input"},
 }
 
 

@@ -19,8 +19,6 @@ from tolerances import REPLICAS, distance  # noqa: E402
 
 import bert_input  # noqa: E402
 import bert_manifest  # noqa: E402
-import export  # noqa: E402
-import fill_mask  # noqa: E402
 import prepare_bert_data  # noqa: E402
 import strategy as strategies  # noqa: E402
 import train_bert  # noqa: E402
@@ -215,33 +213,6 @@ def test_skipped_batches_are_those_that_were_read_before(small, skip_steps):
     assert len({row.tobytes() for row in epoch}) > 0.9 * count  # Hardly an example is twice in an epoch.
 
 
-def test_export_and_fill(finished, small, capsys):
-    model_dir, _ = finished
-    config, manifest, data_dir = small
-    saved_model = export.export(config, manifest, data_dir, model_dir)
-    assert saved_model == model_dir / "saved_model" / "6"
-    assert export.export(config, manifest, data_dir, model_dir) == saved_model
-    task = PretrainTask(config.model, manifest.vocab_size, 0)
-    model = task.build_model()
-    tf.train.Checkpoint(model=model).restore(tf.train.latest_checkpoint(model_dir / "checkpoints")).expect_partial()
-    inputs = {
-        "input_word_ids": tf.constant([[2, 8, 9, 4, 3]]),
-        "input_mask": tf.ones([1, 5], tf.int32),
-        "input_type_ids": tf.zeros([1, 5], tf.int32),
-        "masked_lm_positions": tf.constant([[3, 1]]),
-    }
-    served = tf.saved_model.load(str(saved_model)).signatures["serving_default"](**inputs)
-    direct = model(inputs, training=False)
-    for name in ("mlm_logits", "next_sentence"):
-        np.testing.assert_allclose(served[name], direct[name], atol=1e-5)
-
-    assert fill_mask.main(["--saved_model", str(model_dir / "saved_model"), "the [MASK] of line [MASK]."]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "the [MASK] of line [MASK]." and len(lines) == 1 + 2 * 6
-    probabilities = [float(line.split("%")[0]) for line in lines[2:7]]
-    assert probabilities == sorted(probabilities, reverse=True)
-
-
 @pytest.mark.parametrize(
     ("strategy", "cpu_replicas", "message"),
     [
@@ -327,19 +298,3 @@ def test_a_damaged_shard_is_named(small, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"Prepared data is damaged. Received: .*{path.name} with another content"):
         bert_manifest.load(copy)
-
-
-@pytest.mark.parametrize(
-    ("script", "argv", "message"),
-    [
-        (export, ["--data_dir", "{data}", "--model_dir", "{tmp}"], "export: Config file not found."),
-        (fill_mask, ["--saved_model", "{tmp}", "A [MASK]."], "fill_mask: No SavedModel found. Received: {tmp}."),
-        (fill_mask, ["--saved_model", "{model}", "No mask."], "fill_mask: The sentence has no [MASK]."),
-    ],
-)
-def test_errors_of_export_and_fill_mask(small, finished, tmp_path, capsys, script, argv, message):
-    config, manifest, data_dir = small
-    export.export(config, manifest, data_dir, finished[0])
-    names = {"data": data_dir, "tmp": tmp_path, "model": finished[0] / "saved_model"}
-    assert script.main([part.format(**names) for part in argv]) == 2
-    assert message.format(**names) in capsys.readouterr().err

@@ -1,11 +1,12 @@
-"""Exports the newest checkpoint of a BERT run as a SavedModel that needs nothing but TensorFlow.
+"""Exports the newest checkpoint of a run as a SavedModel, for masked tokens or for answers to questions.
 
     python tpu/export.py --data_dir DATA --model_dir RUN
+    python tpu/export.py --model_dir SQUAD_RUN
 
-The model goes to RUN/saved_model/STEP, the layout of TensorFlow Serving. Its signature `serving_default` takes int32
-`input_word_ids`, `input_mask` and `input_type_ids` of shape [batch, length] and `masked_lm_positions` of shape
-[batch, predictions]; it gives float32 `mlm_logits` of shape [batch, predictions, vocabulary] and `next_sentence` of
-shape [batch, 2]. The vocabulary is in assets/vocab.txt.
+The model goes to RUN/saved_model/STEP, the layout of TensorFlow Serving; the vocabulary is in assets/vocab.txt. It
+takes int32 token ids and needs nothing but TensorFlow. With --text the model goes to RUN/saved_model_text/STEP, takes
+strings, and needs tensorflow_text too, whose ops it holds. The signature is `serving_default`; tpu/serving.py says
+what it takes and gives.
 """
 
 import argparse
@@ -15,8 +16,12 @@ import sys
 from pathlib import Path
 
 import bert_manifest
+import run_folder
 from bert_config import PretrainConfig
-from config import CHECKPOINTS, CONFIG_NAME, ConfigError, load
+from config import CONFIG_NAME, ConfigError, load
+from squad_config import SquadConfig
+
+TASKS = ("masked_lm", "squad")
 
 
 def main(argv=None):
@@ -26,91 +31,128 @@ def main(argv=None):
         The exit code: 0, or 2 for input that cannot be used.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True, help="the data of the run, for its vocabulary")
     parser.add_argument("--model_dir", type=Path, required=True, help="the folder of the run")
+    parser.add_argument("--data_dir", type=Path, help="the data of a pre-training run, for its vocabulary")
+    parser.add_argument("--task", choices=TASKS, help="what the run was trained for (default: what its config says)")
+    parser.add_argument("--text", action="store_true", help="take text, by ops of tensorflow_text in the graph")
     arguments = parser.parse_args(argv)
+    # Serving is no work for the machine's accelerators, which a training run may hold.
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     try:
-        config = load(arguments.model_dir / CONFIG_NAME, PretrainConfig)
-        manifest = bert_manifest.load(arguments.data_dir)
-        bert_manifest.claim_folder(manifest, arguments.model_dir)
-        print(f"SavedModel: {export(config, manifest, arguments.data_dir, arguments.model_dir)}")
+        path = export(arguments.model_dir, arguments.data_dir, arguments.task, arguments.text)
     except ConfigError as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
+    print(f"SavedModel: {path}")
     return 0
 
 
-def export(config, manifest, data_dir, model_dir):
+def export(model_dir, data_dir=None, task=None, text=False):
     """Writes the SavedModel of a run's newest checkpoint, unless it is there.
 
     Args:
-        config: The run's `PretrainConfig`.
-        manifest: The manifest of its data.
-        data_dir: The `Path` of the data.
         model_dir: The `Path` of the run.
+        data_dir: The `Path` of the data of a pre-training run; a SQuAD run has its vocabulary itself.
+        task: One of `TASKS`, or None for what the run's config says.
+        text: Whether the model is to take text.
 
     Returns:
         The `Path` of the SavedModel.
 
     Raises:
-        ConfigError: The run has no checkpoint, or one of another model.
+        ConfigError: The folder holds no run of the task, the run has no checkpoint or one of another model, the
+            vocabulary is missing or another one, or the folder cannot be written.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-
-    from bert_task import PretrainTask
-
-    checkpoint = tf.train.latest_checkpoint(str(model_dir / CHECKPOINTS))
-    if checkpoint is None:
+    trained = run_folder.task_of(model_dir)
+    if task not in (None, trained):
         raise ConfigError(
-            f"The run has no checkpoint. Received: {model_dir / CHECKPOINTS}. "
-            "Expected a folder in which tpu/train_bert.py has saved one."
+            f"The run was trained for another task. Received: --task {task}. Expected {trained}, by {model_dir}."
         )
-    output_dir = model_dir / "saved_model" / checkpoint.rsplit("-", 1)[-1]
+    vocab_path = vocabulary_of_pretraining(model_dir, data_dir) if trained == "masked_lm" else model_dir / "vocab.txt"
+    vocab_size = len(run_folder.read_vocabulary(vocab_path))
+    checkpoint = run_folder.checkpoint_of_run(model_dir)
+    output_dir = model_dir / ("saved_model_text" if text else "saved_model") / checkpoint.rsplit("-", 1)[-1]
     if output_dir.exists():
         return output_dir
 
-    task = PretrainTask(config.model, manifest.vocab_size, manifest.most_frequent_token.id)
-    model = task.build_model()
-    try:
-        tf.train.Checkpoint(model=model).restore(checkpoint).assert_existing_objects_matched().expect_partial()
-    except (AssertionError, ValueError) as error:
-        raise ConfigError(
-            f"The checkpoint is of another model. Received: {checkpoint} ({str(error).splitlines()[0]}). "
-            f"Expected the variables of {model_dir / CONFIG_NAME} with {manifest.vocab_size} tokens."
-        ) from None
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
 
-    # A name of its own until it is complete, so that no reader finds half a model.
-    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    module = serving_module(tf, model, str(data_dir / manifest.vocab_file.name))
-    tf.saved_model.save(module, str(unfinished), signatures={"serving_default": module.serve})
-    os.replace(unfinished, output_dir)
+    import serving
+
+    if trained == "masked_lm":
+        from bert_task import PretrainTask
+
+        config = load(model_dir / CONFIG_NAME, PretrainConfig)
+        model = restored(tf, PretrainTask(config.model, vocab_size, baseline_token=0), checkpoint, vocab_size)
+        if text:
+            module = serving.masked_lm_of_text(model, vocab_path, config.model.max_positions)
+        else:
+            module = serving.masked_lm_of_ids(model, vocab_path)
+    else:
+        from squad_task import SquadTask
+
+        config = load(model_dir / CONFIG_NAME, SquadConfig)
+        model = restored(tf, SquadTask(config, vocab_size), checkpoint, vocab_size)
+        if text:
+            module = serving.squad_of_text(model, vocab_path, config.data)
+        else:
+            module = serving.squad_of_ids(model, vocab_path)
+    save(tf, module, output_dir)
     return output_dir
 
 
-def serving_module(tf, model, vocab_path):
-    """A `tf.Module` with the serving function of a model and its vocabulary."""
-    spec = tf.TensorSpec([None, None], tf.int32)
-    module = tf.Module()
-    module.model = model
-    module.vocabulary = tf.saved_model.Asset(vocab_path)
+def vocabulary_of_pretraining(model_dir, data_dir):
+    """The `Path` of the vocabulary that a pre-training run was begun with.
 
-    @tf.function(input_signature=[spec] * 4)
-    def serve(input_word_ids, input_mask, input_type_ids, masked_lm_positions):
-        outputs = model(
-            {
-                "input_word_ids": input_word_ids,
-                "input_mask": input_mask,
-                "input_type_ids": input_type_ids,
-                "masked_lm_positions": masked_lm_positions,
-            },
-            training=False,
+    Raises:
+        ConfigError: `data_dir` is None or holds another vocabulary.
+    """
+    if data_dir is None:
+        raise ConfigError("A pre-training run needs its vocabulary. Received: no --data_dir. Expected the run's data.")
+    vocab_file = bert_manifest.read(model_dir).vocab_file
+    path = data_dir / vocab_file.name
+    if not path.is_file() or bert_manifest.sha256(path) != vocab_file.sha256:
+        raise ConfigError(
+            f"The data has not the vocabulary of the run. Received: {path}. "
+            f"Expected the data that {model_dir} was begun with."
         )
-        return {name: tf.cast(outputs[name], tf.float32) for name in ("mlm_logits", "next_sentence")}
+    return path
 
-    module.serve = serve
-    return module
+
+def restored(tf, task, checkpoint, vocab_size):
+    """The model of a task with the weights of a checkpoint.
+
+    Raises:
+        ConfigError: The checkpoint is of another model.
+    """
+    model = task.build_model()
+    try:
+        tf.train.Checkpoint(model=model).restore(checkpoint).assert_existing_objects_matched().expect_partial()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ConfigError(
+            f"The checkpoint is of another model. Received: {checkpoint} ({str(error).splitlines()[0]}). "
+            f"Expected the variables of the run's {CONFIG_NAME} with {vocab_size} tokens."
+        ) from None
+    return model
+
+
+def save(tf, module, output_dir):
+    """Writes a module with a function `serve` as a SavedModel, under a name of its own until it is complete.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+    """
+    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        tf.saved_model.save(module, str(unfinished), signatures={"serving_default": module.serve})
+        os.replace(unfinished, output_dir)
+    except (OSError, tf.errors.OpError) as error:
+        raise ConfigError(
+            f"The SavedModel cannot be written: {str(error).splitlines()[0]}. Received: {output_dir}. "
+            "Expected a writable folder."
+        ) from None
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ def fill(saved_model, sentence, count):
         For each [MASK], a list of pairs of token and probability, the likeliest first.
 
     Raises:
-        ConfigError: The sentence has no [MASK] or is longer than the model takes, or `count` is not positive.
+        ConfigError: The sentence has no [MASK] or is longer than the model takes, `count` is not positive, or the
+            SavedModel is one for text or for questions.
     """
     if count < 1:
         raise ConfigError(f"There must be a filling to print. Received: --count {count}. Expected a number >= 1.")
@@ -85,10 +86,10 @@ def fill(saved_model, sentence, count):
         ids += [vocabulary.index(MASK), *part]
     ids.append(vocabulary.index("[SEP]"))
 
-    model = tf.saved_model.load(str(saved_model))
+    model, serve = load(tf, saved_model)
     row = tf.constant([ids])
     try:
-        outputs = model.signatures["serving_default"](
+        outputs = serve(
             input_word_ids=row,
             input_mask=tf.ones_like(row),
             input_type_ids=tf.zeros_like(row),
@@ -103,6 +104,26 @@ def fill(saved_model, sentence, count):
         [(vocabulary[index], float(probability)) for index, probability in zip(indices, probabilities, strict=True)]
         for indices, probabilities in zip(top.indices.numpy(), top.values.numpy(), strict=True)
     ]
+
+
+def load(tf, saved_model):
+    """A SavedModel, which must be kept as long as it is used, and its function from ids to masked tokens.
+
+    Raises:
+        ConfigError: It is one for text or for questions.
+    """
+    try:
+        model = tf.saved_model.load(str(saved_model))
+        serve = model.signatures["serving_default"]
+        inputs = serve.structured_input_signature[1]
+    except (OSError, RuntimeError, tf.errors.OpError):
+        inputs = ()  # Among others, ops of tensorflow_text that are not known here.
+    if "masked_lm_positions" not in inputs:
+        raise ConfigError(
+            f"The SavedModel does not predict masked tokens from ids. Received: {saved_model}. "
+            "Expected what tpu/export.py makes of a pre-training run without --text."
+        )
+    return model, serve
 
 
 if __name__ == "__main__":

@@ -1,0 +1,225 @@
+"""Fine-tunes BERT on SQuAD 1.1 or 2.0, predicts, and evaluates, from a YAML config.
+
+    python tpu/finetune_squad.py --config_file configs/squad/v1_bert_large.yaml --train_file train-v1.1.json \
+        --predict_file dev-v1.1.json --vocab_file vocab.txt --init_checkpoint CHECKPOINT --model_dir RUN
+
+CHECKPOINT is a run of train_bert.py, or a public BERT checkpoint without its suffix. RUN receives the resolved config,
+the vocabulary, features, checkpoints, TensorBoard summaries, predictions.json, nbest_predictions.json, for SQuAD 2.0
+null_odds.json, and results.json. The same command continues a run that was interrupted.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import run_folder
+import strategy as strategies
+from config import CHECKPOINTS, ConfigError, claim_folder, load
+from config import add_arguments as add_config_arguments
+from squad_config import SquadConfig
+
+
+def parse_arguments(argv):
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_config_arguments(parser)
+    parser.add_argument("--train_file", type=Path, required=True, help="the SQuAD JSON file to train on")
+    parser.add_argument("--predict_file", type=Path, required=True, help="the SQuAD JSON file to answer and evaluate")
+    vocabulary = parser.add_mutually_exclusive_group(required=True)
+    vocabulary.add_argument("--vocab_file", type=Path, help="the vocabulary of the checkpoint")
+    vocabulary.add_argument("--data_dir", type=Path, help="the folder of prepare_bert_data.py, for its vocabulary")
+    parser.add_argument("--init_checkpoint", help="a run or a checkpoint; without it the weights begin at random")
+    parser.add_argument("--model_dir", type=Path, required=True, help="the folder of the run, created when missing")
+    parser.add_argument("--features_dir", type=Path, help="where to keep the features (default: in the run)")
+    strategies.add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Fine-tunes, predicts and evaluates.
+
+    Returns:
+        The exit code: 0, 2 for input that cannot be used, 130 when interrupted.
+    """
+    arguments = parse_arguments(argv)
+    try:
+        config = load(arguments.config_file, SquadConfig, arguments.overrides)
+        vocab_file = arguments.vocab_file or arguments.data_dir / run_folder.VOCAB_NAME
+        vocabulary = run_folder.read_vocabulary(vocab_file)
+        strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
+        for size in (config.training.global_batch_size, config.prediction.global_batch_size):
+            strategies.per_replica_batch_size(size, strategy)
+        run(config, vocabulary, strategy, arguments)
+    except ConfigError as error:
+        print(f"finetune_squad: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nfinetune_squad: interrupted; the same command continues from the newest checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(config, vocabulary, strategy, arguments):
+    """Takes a run to its end from wherever it stands.
+
+    Args:
+        config: The `SquadConfig`.
+        vocabulary: The tokens in the order of their ids.
+        strategy: A `tf.distribute.Strategy`.
+        arguments: The command line, for its files and folders.
+
+    Returns:
+        The scores of `squad_predict.evaluate`.
+    """
+    # TensorFlow is imported this late because the strategy sets up its devices and environment first.
+    import squad_data
+    import squad_features
+    import squad_predict
+
+    # What is wrong with the files is said before anything is written.
+    model_dir, data = arguments.model_dir, config.data
+    squad_data.read(arguments.train_file, "train", data.version_2_with_negative)
+    squad_data.read(arguments.predict_file, "predict", data.version_2_with_negative)
+    task, model = initial_model(config, len(vocabulary), strategy, arguments)
+
+    # Features, which are made once.
+    claim_folder(model_dir, config)
+    run_folder.keep_vocabulary(vocabulary, model_dir)
+    folder = arguments.features_dir or model_dir / "features"
+    train_path, train = squad_features.prepare(arguments.train_file, "train", vocabulary, data, folder)
+    squad_features.claim_folder(train, model_dir)
+    predict_path, predict = squad_features.prepare(arguments.predict_file, "predict", vocabulary, data, folder)
+    print(
+        f"train: {train.questions:,} questions, {train.features:,} features, "
+        f"{train.unusable_questions:,} questions left out whose answer is not in the context\n"
+        f"predict: {predict.questions:,} questions, {predict.features:,} features"
+    )
+
+    fine_tune(config, strategy, task, model, train_path, train.features, model_dir)
+
+    # Prediction and evaluation.
+    examples = squad_features.read_examples(arguments.predict_file, "predict", data)
+    features = squad_features.read_features(predict_path, vocabulary)
+    results = predicted_logits(config, strategy, task, model, predict_path, predict.features)
+    files = squad_predict.answers(examples, features, results, config)
+    scores = squad_predict.evaluate(arguments.predict_file, files, data.version_2_with_negative)
+    squad_predict.write({**files, "results.json": scores}, model_dir)
+    print(
+        f"EM {scores.get('exact_match', scores.get('exact')):.2f}, F1 {scores['f1']:.2f} of {scores['total']} questions"
+    )
+    return scores
+
+
+def initial_model(config, vocab_size, strategy, arguments):
+    """The task and its model, with the weights of `--init_checkpoint` unless the run has a checkpoint of its own."""
+    import tf_keras
+
+    import initial_weights
+    from squad_task import SquadTask, encoder_of
+
+    tf_keras.utils.set_random_seed(config.run.seed)
+    task = SquadTask(config, vocab_size)
+    with strategy.scope():
+        model = task.build_model()
+        if run_folder.newest_checkpoint(arguments.model_dir / CHECKPOINTS):
+            print("the run goes on from its own checkpoint")
+        elif arguments.init_checkpoint:
+            print(f"initial weights: {initial_weights.load_encoder(encoder_of(model), arguments.init_checkpoint)}")
+        else:
+            print("initial weights: random, since no --init_checkpoint is given")
+    return task, model
+
+
+def fine_tune(config, strategy, task, model, path, features, model_dir):
+    """Trains a model to the end of its run, from the newest checkpoint.
+
+    Args:
+        config: The `SquadConfig`.
+        strategy: The `tf.distribute.Strategy`.
+        task: The `SquadTask`.
+        model: Its model.
+        path: The TFRecord file to train on.
+        features: How many features it holds.
+        model_dir: The `Path` of the run.
+    """
+    import orbit
+
+    import squad_input
+    import training_loop
+    from tf_lamb.model_garden import LAMB
+    from tf_lamb.schedules import WarmupPolynomialDecay
+
+    training = config.training
+    total_steps, warmup_steps = training.steps(features), training.warmup_steps(features)
+    with strategy.scope():
+        rate = WarmupPolynomialDecay(
+            training.learning_rate,
+            total_steps,
+            warmup_steps,
+            training.decay_power,
+            decay_start=training.decay_start,
+        )
+        optimizer = LAMB(rate, **config.optimizer.arguments())
+        optimizer.build(model.trainable_variables)
+        metrics = task.build_metrics()
+    (model_dir / "plan.txt").write_text(f"{optimizer.plan()}\n", encoding="utf-8")
+
+    checkpoints = training_loop.checkpoint_manager(
+        model_dir / CHECKPOINTS, model, optimizer, config.run.checkpoint_every_steps
+    )
+    checkpoints.restore_or_initialize()
+    done_steps = int(optimizer.iterations.numpy())
+    print(
+        f"{strategy.num_replicas_in_sync} replicas; step {done_steps} of {total_steps} = {training.epochs:g} epochs x "
+        f"{features} features / {training.global_batch_size}, of which {warmup_steps} of warmup"
+    )
+    if done_steps >= total_steps:
+        return
+    dataset = squad_input.train_batches(
+        strategy,
+        path,
+        features,
+        training.global_batch_size,
+        config.data.seq_length,
+        config.run.seed,
+        skip_steps=done_steps,
+    )
+    trainer = training_loop.Trainer(strategy, task, model, optimizer, metrics, dataset)
+    shown = {"loss": "loss", "start": "start_accuracy", "end": "end_accuracy", "lr": "learning_rate"}
+    progress = training_loop.Progress(total_steps, done_steps, optimizer.iterations, shown)
+    progress.begin_stage("fine-tune", training.global_batch_size)
+    stop = training_loop.StopAtEdge(checkpoints, optimizer.iterations)
+    with training_loop.orbit_messages_to(model_dir / "orbit.log"), stop:
+        controller = orbit.Controller(
+            trainer=trainer,
+            train_actions=[progress, stop],
+            global_step=optimizer.iterations,
+            strategy=strategy,
+            checkpoint_manager=checkpoints,
+            steps_per_loop=config.run.steps_per_loop,
+            summary_interval=config.run.steps_per_loop,
+            summary_dir=str(model_dir / "summaries" / "train"),
+        )
+        controller.train(total_steps)
+    progress.close()
+
+
+def predicted_logits(config, strategy, task, model, path, features):
+    """The logits of every feature of a file, see `squad_predict.logits`."""
+    import squad_input
+    import squad_predict
+
+    batches, steps = squad_input.predict_batches(
+        strategy, path, features, config.prediction.global_batch_size, config.data.seq_length
+    )
+    return squad_predict.logits(strategy, task, model, batches, steps)
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    if exit_code == 130:
+        # TensorFlow's iterators can take a minute to wind down, and whoever interrupts does not want to wait.
+        sys.stdout.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
