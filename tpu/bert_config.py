@@ -53,6 +53,7 @@ class BertStageConfig(StageConfig):
 class PretrainRunConfig(RunConfig):
     """How a pre-training run goes on."""
 
+    eval_global_batch_size: int = Field(128, gt=0, description="the sequences of one evaluation step.")
     dynamic_masking: bool = Field(False, description="whether every epoch masks the examples anew.")
 
 

@@ -51,7 +51,7 @@ def train_batches(strategy, files, example_count, stage, seed, skip_steps, maski
     def batches(context):
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
         records = epochs.flat_map(epoch).skip(skip_examples).batch(per_replica, drop_remainder=True)
-        records = _of_this_pipeline(records, context)
+        records = of_this_pipeline(records, context)
         return records.map(examples, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(batches)
@@ -72,7 +72,7 @@ def eval_batches(strategy, files, example_count, stage, global_batch_size):
         empty = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in examples.element_spec.items()}
         examples = examples.concatenate(tf.data.Dataset.from_tensors(empty).repeat(padding))
         batches = examples.batch(per_replica, drop_remainder=True)
-        return _of_this_pipeline(batches, context).prefetch(tf.data.AUTOTUNE)
+        return of_this_pipeline(batches, context).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(batches), steps
 
@@ -101,7 +101,7 @@ def _parse(records, stage):
     return features
 
 
-def _of_this_pipeline(batches, context):
+def of_this_pipeline(batches, context):
     """The batches of one input pipeline: replicas take turns, so a global batch is the same on any number of hosts."""
     replicas_per_pipeline = context.num_replicas_in_sync // context.num_input_pipelines
 

@@ -140,7 +140,7 @@ def _resolve(schema: type[Section], location: tuple[str | int, ...]) -> tuple[li
             path.append(part)
             candidates = _sections(section.model_fields[part].annotation) if owner else []
         else:
-            candidates = [c for c in candidates if part in (c.__name__, _tag(c))]
+            candidates = [c for c in candidates if part in (c.__name__, *_tags(c))]
     return path, section
 
 
@@ -151,9 +151,9 @@ def _sections(annotation: Any) -> list[type[Section]]:
     return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
 
 
-def _tag(section: type[Section]) -> Any:
+def _tags(section: type[Section]) -> tuple[str, ...]:
     name = section.model_fields.get("name")
-    return name.annotation.__args__[0] if name is not None and hasattr(name.annotation, "__args__") else None
+    return getattr(name.annotation, "__args__", ()) if name is not None else ()
 
 
 def claim_folder(folder: str | Path, config: Section, allow_change: bool = False) -> None:

@@ -9,15 +9,25 @@ null_odds.json, and results.json. The same command continues a run that was inte
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import run_folder
 import strategy as strategies
-from config import CHECKPOINTS, ConfigError, claim_folder, load
+from config import CHECKPOINTS, ConfigError, RunError, claim_folder, load
 from config import add_arguments as add_config_arguments
+from device_loop import Stopped, leave
 from squad_config import SquadConfig
+from stages import resolve, split
+
+# The panels of the report.
+CURVES = {
+    "loss": ["loss"],
+    "accuracy": ["start_accuracy", "end_accuracy"],
+    "rate": ["learning_rate"],
+    "gradient norm": ["gradient_norm"],
+    "features/s": ["examples_per_second"],
+}
 
 
 def parse_arguments(argv):
@@ -40,7 +50,8 @@ def main(argv=None):
     """Fine-tunes, predicts and evaluates.
 
     Returns:
-        The exit code: 0, 2 for input that cannot be used, 130 when interrupted.
+        The exit code: 0; 2 for input that cannot be used; 1 for a run that cannot go on; when stopped, 130 by Ctrl-C
+        and 75 by SIGTERM.
     """
     arguments = parse_arguments(argv)
     try:
@@ -49,14 +60,15 @@ def main(argv=None):
         vocabulary = run_folder.read_vocabulary(vocab_file)
         strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
         for size in (config.training.global_batch_size, config.prediction.global_batch_size):
-            strategies.per_replica_batch_size(size, strategy)
-        run(config, vocabulary, strategy, arguments)
-    except ConfigError as error:
+            split(size, strategy.num_replicas_in_sync, None)
+        with strategies.precision(config.run.mixed_precision, strategy):
+            run(config, vocabulary, strategy, arguments)
+    except (ConfigError, RunError) as error:
         print(f"finetune_squad: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return 2 if isinstance(error, ConfigError) else 1
+    except (KeyboardInterrupt, Stopped) as stop:
         print("\nfinetune_squad: interrupted; the same command continues from the newest checkpoint.", file=sys.stderr)
-        return 130
+        return getattr(stop, "exit_code", 130)
     return 0
 
 
@@ -73,9 +85,13 @@ def run(config, vocabulary, strategy, arguments):
         The scores of `squad_predict.evaluate`.
     """
     # TensorFlow is imported this late because the strategy sets up its devices and environment first.
+    import report
+    import run_config
     import squad_data
     import squad_features
+    import squad_input
     import squad_predict
+    import training_loop
 
     # What is wrong with the files is said before anything is written.
     model_dir, data = arguments.model_dir, config.data
@@ -96,7 +112,22 @@ def run(config, vocabulary, strategy, arguments):
         f"predict: {predict.questions:,} questions, {predict.features:,} features"
     )
 
-    fine_tune(config, strategy, task, model, train_path, train.features, model_dir)
+    (stage,) = resolve([config.training], strategy.num_replicas_in_sync, lambda _: train.features)
+    print(f"{stage.describe()}; {train.features:,} features")
+    training = training_loop.Run(
+        task, model, run_config.make_optimizer(config.optimizer, config.run), [stage], strategy, model_dir, config.run
+    )
+    training.train(
+        lambda stage, skip_steps: squad_input.train_batches(
+            strategy,
+            train_path,
+            train.features,
+            stage.global_batch_size,
+            data.seq_length,
+            config.run.seed,
+            skip_steps,
+        )
+    )
 
     # Prediction and evaluation.
     examples = squad_features.read_examples(arguments.predict_file, "predict", data)
@@ -105,6 +136,8 @@ def run(config, vocabulary, strategy, arguments):
     files = squad_predict.answers(examples, features, results, config)
     scores = squad_predict.evaluate(arguments.predict_file, files, data.version_2_with_negative)
     squad_predict.write({**files, "results.json": scores}, model_dir)
+    if training.workers.is_chief:
+        report.write(model_dir, "BERT fine-tuning on SQuAD", [stage], strategy, scores, CURVES)
     print(
         f"EM {scores.get('exact_match', scores.get('exact')):.2f}, F1 {scores['f1']:.2f} of {scores['total']} questions"
     )
@@ -113,15 +146,13 @@ def run(config, vocabulary, strategy, arguments):
 
 def initial_model(config, vocab_size, strategy, arguments):
     """The task and its model, with the weights of `--init_checkpoint` unless the run has a checkpoint of its own."""
-    import tf_keras
-
     import initial_weights
+    import training_loop
     from squad_task import SquadTask, encoder_of
 
-    tf_keras.utils.set_random_seed(config.run.seed)
     task = SquadTask(config, vocab_size)
+    model = training_loop.build_model(task, strategy, config.run.seed)
     with strategy.scope():
-        model = task.build_model()
         if run_folder.newest_checkpoint(arguments.model_dir / CHECKPOINTS):
             print("the run goes on from its own checkpoint")
         elif arguments.init_checkpoint:
@@ -129,80 +160,6 @@ def initial_model(config, vocab_size, strategy, arguments):
         else:
             print("initial weights: random, since no --init_checkpoint is given")
     return task, model
-
-
-def fine_tune(config, strategy, task, model, path, features, model_dir):
-    """Trains a model to the end of its run, from the newest checkpoint.
-
-    Args:
-        config: The `SquadConfig`.
-        strategy: The `tf.distribute.Strategy`.
-        task: The `SquadTask`.
-        model: Its model.
-        path: The TFRecord file to train on.
-        features: How many features it holds.
-        model_dir: The `Path` of the run.
-    """
-    import orbit
-
-    import squad_input
-    import training_loop
-    from tf_lamb.model_garden import LAMB
-    from tf_lamb.schedules import WarmupPolynomialDecay
-
-    training = config.training
-    total_steps, warmup_steps = training.steps(features), training.warmup_steps(features)
-    with strategy.scope():
-        rate = WarmupPolynomialDecay(
-            training.learning_rate,
-            total_steps,
-            warmup_steps,
-            training.decay_power,
-            decay_start=training.decay_start,
-        )
-        optimizer = LAMB(rate, **config.optimizer.arguments())
-        optimizer.build(model.trainable_variables)
-        metrics = task.build_metrics()
-    (model_dir / "plan.txt").write_text(f"{optimizer.plan()}\n", encoding="utf-8")
-
-    checkpoints = training_loop.checkpoint_manager(
-        model_dir / CHECKPOINTS, model, optimizer, config.run.checkpoint_every_steps
-    )
-    checkpoints.restore_or_initialize()
-    done_steps = int(optimizer.iterations.numpy())
-    print(
-        f"{strategy.num_replicas_in_sync} replicas; step {done_steps} of {total_steps} = {training.epochs:g} epochs x "
-        f"{features} features / {training.global_batch_size}, of which {warmup_steps} of warmup"
-    )
-    if done_steps >= total_steps:
-        return
-    dataset = squad_input.train_batches(
-        strategy,
-        path,
-        features,
-        training.global_batch_size,
-        config.data.seq_length,
-        config.run.seed,
-        skip_steps=done_steps,
-    )
-    trainer = training_loop.Trainer(strategy, task, model, optimizer, metrics, dataset)
-    shown = {"loss": "loss", "start": "start_accuracy", "end": "end_accuracy", "lr": "learning_rate"}
-    progress = training_loop.Progress(total_steps, done_steps, optimizer.iterations, shown)
-    progress.begin_stage("fine-tune", training.global_batch_size)
-    stop = training_loop.StopAtEdge(checkpoints, optimizer.iterations)
-    with training_loop.orbit_messages_to(model_dir / "orbit.log"), stop:
-        controller = orbit.Controller(
-            trainer=trainer,
-            train_actions=[progress, stop],
-            global_step=optimizer.iterations,
-            strategy=strategy,
-            checkpoint_manager=checkpoints,
-            steps_per_loop=config.run.steps_per_loop,
-            summary_interval=config.run.steps_per_loop,
-            summary_dir=str(model_dir / "summaries" / "train"),
-        )
-        controller.train(total_steps)
-    progress.close()
 
 
 def predicted_logits(config, strategy, task, model, path, features):
@@ -217,9 +174,4 @@ def predicted_logits(config, strategy, task, model, path, features):
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    if exit_code == 130:
-        # TensorFlow's iterators can take a minute to wind down, and whoever interrupts does not want to wait.
-        sys.stdout.flush()
-        os._exit(exit_code)
-    sys.exit(exit_code)
+    leave(main())

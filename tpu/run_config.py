@@ -1,5 +1,6 @@
 """What every training config may say of its optimizer, its precision, and how the run goes on."""
 
+import functools
 import re
 from typing import Annotated, Any, Literal
 
@@ -29,9 +30,9 @@ class _LayerwiseConfig(Section):
 
 
 class LambConfig(_LayerwiseConfig):
-    """LAMB; with `exclude_from_layer_adaptation: [".*"]` it is AdamW."""
+    """LAMB, or AdamW: the same update with no layer adapted."""
 
-    name: Literal["lamb"] = "lamb"
+    name: Literal["lamb", "adamw"] = "lamb"
     beta_1: float = Field(0.9, ge=0, lt=1)
     beta_2: float = Field(0.999, ge=0, lt=1)
     epsilon: float = Field(1e-6, gt=0)
@@ -66,7 +67,6 @@ class RunConfig(Section):
         "auto", description="the updates between two returns to the host; auto: as many as take about four seconds."
     )
     checkpoint_every_steps: int = Field(200, gt=0, description="the updates between two checkpoints.")
-    eval_global_batch_size: int = Field(128, gt=0, description="the examples of one evaluation step.")
     mixed_precision: Literal["auto", "float32", "mixed_bfloat16"] = Field(
         "auto", description="the precision of the model; auto: mixed_bfloat16 on a TPU, else float32."
     )
@@ -80,6 +80,7 @@ def make_optimizer(config: LambConfig | LarsConfig, run: RunConfig):
     """A function of a learning-rate schedule that makes the optimizer of a config."""
     from tf_lamb.model_garden import LAMB, LARS
 
-    options = config.model_dump(exclude={"name"})
-    cls = {"lamb": LAMB, "lars": LARS}[config.name]
-    return lambda rate: cls(rate, **options, telemetry=True, skip_nonfinite=run.on_nonfinite == "skip")
+    options = {"telemetry": True, "skip_nonfinite": run.on_nonfinite == "skip", **config.model_dump(exclude={"name"})}
+    if config.name == "adamw":
+        options["exclude_from_layer_adaptation"] = (".*",)
+    return functools.partial(LARS if config.name == "lars" else LAMB, **options)

@@ -14,9 +14,10 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 def newest_checkpoint(folder: str | Path) -> str | None:
     """The prefix of the newest checkpoint in a folder of checkpoints; None if there is none."""
-    import tensorflow as tf
+    from checkpoints import list_prefixes
 
-    return tf.train.latest_checkpoint(str(folder))
+    prefixes = list_prefixes(folder)
+    return prefixes[-1] if prefixes else None
 
 
 def checkpoint_of_run(model_dir: str | Path) -> str:

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-import strategy as strategies
+from bert_input import of_this_pipeline
+from stages import split
 
 # More features than SQuAD 2.0 has, so that the shuffle is a whole one.
 SHUFFLE_FEATURES = 200_000
@@ -28,7 +29,7 @@ def train_batches(strategy, path, count, global_batch_size, seq_length, seed, sk
         A distributed dataset of feature dicts: int32 `[per_replica_batch, seq_length]` for `input_*`, int32
         `[per_replica_batch]` for `start_positions` and `end_positions`.
     """
-    per_replica = strategies.per_replica_batch_size(global_batch_size, strategy)
+    per_replica = global_batch_size // strategy.num_replicas_in_sync
     first_epoch, skip_features = divmod(skip_steps * global_batch_size, count)
 
     def epoch(index):
@@ -37,7 +38,7 @@ def train_batches(strategy, path, count, global_batch_size, seq_length, seed, sk
     def batches(context):
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
         records = epochs.flat_map(epoch).skip(skip_features).batch(per_replica, drop_remainder=True)
-        records = _of_this_pipeline(records, context)
+        records = of_this_pipeline(records, context)
         labels = ("start_positions", "end_positions")
         return records.map(lambda batch: _parse(batch, seq_length, labels), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
@@ -58,7 +59,7 @@ def predict_batches(strategy, path, count, global_batch_size, seq_length):
         The distributed dataset of feature dicts, int32 `[per_replica_batch, seq_length]` for `input_*` and
         `[per_replica_batch]` for `unique_ids`, and the number of its global batches.
     """
-    per_replica = strategies.per_replica_batch_size(global_batch_size, strategy)
+    per_replica, _ = split(global_batch_size, strategy.num_replicas_in_sync, None)
     steps = -(-count // global_batch_size)
     padding = steps * global_batch_size - count
 
@@ -70,7 +71,7 @@ def predict_batches(strategy, path, count, global_batch_size, seq_length):
         empty |= {"input_mask": tf.one_hot(0, seq_length, dtype=tf.int32), "unique_ids": tf.constant(PADDING_ID)}
         features = features.concatenate(tf.data.Dataset.from_tensors(empty).repeat(padding))
         batches = features.batch(per_replica, drop_remainder=True)
-        return _of_this_pipeline(batches, context).prefetch(tf.data.AUTOTUNE)
+        return of_this_pipeline(batches, context).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(batches), steps
 
@@ -81,13 +82,3 @@ def _parse(records, seq_length, numbers):
     description |= {number: tf.io.FixedLenFeature([], tf.int64) for number in numbers}
     features = tf.io.parse_example(records, description)
     return {name: tf.cast(features[names.get(name, name)], tf.int32) for name in (*names, *numbers)}
-
-
-def _of_this_pipeline(batches, context):
-    """The batches of one input pipeline: replicas take turns, so a global batch is the same on any number of hosts."""
-    replicas_per_pipeline = context.num_replicas_in_sync // context.num_input_pipelines
-
-    def belongs(index, _):
-        return index % context.num_replicas_in_sync // replicas_per_pipeline == context.input_pipeline_id
-
-    return batches.enumerate().filter(belongs).map(lambda _, batch: batch)

@@ -15,12 +15,14 @@ class SquadTask(question_answering.QuestionAnsweringTask):
     """The first and the last token of the answer (Devlin et al. 2018, section 4.2).
 
     Model Garden's task takes a mean over each replica's share of the batch. Here the losses are sums over the global
-    batch, divided once by its size, so a batch gives the same gradients on any number of replicas.
+    batch, divided once by its size, so a batch gives the same gradients however it is divided.
 
     Args:
         config: The `squad_config.SquadConfig`.
         vocab_size: The size of the vocabulary.
     """
+
+    shown = {"loss": "loss", "start": "start_accuracy", "end": "end_accuracy", "lr": "learning_rate"}
 
     def __init__(self, config, vocab_size):
         encoder: encoders.EncoderConfig = bert_task.model_config(config.model, vocab_size).encoder
@@ -46,45 +48,41 @@ class SquadTask(question_answering.QuestionAnsweringTask):
         del training
         return [tf_keras.metrics.Mean(name) for name in ("loss", "start_accuracy", "end_accuracy")]
 
-    def build_losses(self, labels, model_outputs, metrics, aux_losses=None):
-        """One replica's share of the loss; the global loss is the sum over replicas.
+    def loss_weights(self, features):
+        """The count of features, the denominator of the loss."""
+        return [tf.cast(tf.shape(features["start_positions"])[0], tf.float32)]
+
+    def losses(self, features, outputs, totals, metrics):
+        """A share of the loss; the loss is the sum of all shares of a global batch.
 
         Args:
-            labels: The features of a batch, with int32 `start_positions` and `end_positions` of shape `[batch]`.
-            model_outputs: The logits of starts and ends, each `[batch, seq_length]`.
+            features: Some features of the batch, with int32 `start_positions` and `end_positions` of shape `[batch]`.
+            outputs: The logits of starts and ends, each `[batch, seq_length]`.
+            totals: The sum of `loss_weights` over the whole batch.
             metrics: The metrics of `build_metrics`, which are updated.
-            aux_losses: Losses of the model itself, none in BERT.
 
         Returns:
             A float32 scalar.
         """
         metrics = {metric.name: metric for metric in metrics}
         losses = []
-        for name, logits in zip(("start", "end"), model_outputs, strict=True):
-            logits, positions = tf.cast(logits, tf.float32), labels[f"{name}_positions"]
+        for name, logits in zip(("start", "end"), outputs, strict=True):
+            logits, positions = tf.cast(logits, tf.float32), features[f"{name}_positions"]
             losses.append(tf.nn.sparse_softmax_cross_entropy_with_logits(positions, logits))
             hits = tf.equal(tf.argmax(logits, axis=-1, output_type=positions.dtype), positions)
             metrics[f"{name}_accuracy"].update_state(hits)
         loss = tf.add_n(losses) / 2
         metrics["loss"].update_state(loss)
+        return tf.reduce_sum(loss) / totals[0]
 
-        count = tf.cast(tf.shape(loss)[0], tf.float32)
-        count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, count)
-        return tf.add_n([tf.reduce_sum(loss) / count, *(aux_losses or [])])
-
-    def train_step(self, inputs, model, optimizer, metrics):
-        """One update, on one replica's share of the global batch."""
-        with tf.GradientTape() as tape:
-            outputs = model(_model_inputs(inputs), training=True)
-            loss = self.build_losses(inputs, outputs, metrics)
-        variables = model.trainable_variables
-        # The optimizer sums the gradients over replicas: the losses are shares of one mean.
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+    def model_inputs(self, features):
+        """The features that the model reads."""
+        return {name: value for name, value in features.items() if name not in LABELS}
 
     def validation_step(self, inputs, model, metrics=None):
         """The logits of one replica's share of a batch, float32, with the ids of its features."""
         del metrics
-        start_logits, end_logits = model(_model_inputs(inputs), training=False)
+        start_logits, end_logits = model(self.model_inputs(inputs), training=False)
         return {
             "unique_ids": inputs["unique_ids"],
             "start_logits": tf.cast(start_logits, tf.float32),
@@ -95,7 +93,3 @@ class SquadTask(question_answering.QuestionAnsweringTask):
 def encoder_of(model):
     """The encoder of a model of `SquadTask`."""
     return model.checkpoint_items["encoder"]
-
-
-def _model_inputs(features):
-    return {name: value for name, value in features.items() if name not in LABELS}

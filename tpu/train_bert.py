@@ -105,6 +105,7 @@ def run(config, manifest, stages, strategy, data_dir, model_dir):
     """
     # TensorFlow is imported this late because the strategy sets up its devices and environment first.
     import bert_input
+    import dynamic_masking
     import run_config
     import training_loop
     from bert_task import PretrainTask
@@ -112,14 +113,21 @@ def run(config, manifest, stages, strategy, data_dir, model_dir):
     def batches(stage, skip_steps):
         files, count = manifest.records(data_dir, "train", stage.config.seq_length)
         seed = config.run.seed + 1_000_000 * stage.number
-        return bert_input.train_batches(strategy, files, count, stage.config, seed, skip_steps)
+        return bert_input.train_batches(strategy, files, count, stage.config, seed, skip_steps, masking)
 
+    masking = None
+    if config.run.dynamic_masking:
+        data = manifest.settings.data
+        masking = dynamic_masking.Masking(
+            data.masked_lm_probability, data.whole_word_masking, manifest.vocabulary(data_dir)
+        )
     for stage in stages:
         print(stage.describe())
     with strategies.precision(config.run.mixed_precision, strategy):
         task = PretrainTask(config.model, manifest.vocab_size, manifest.most_frequent_token.id)
         make_optimizer = run_config.make_optimizer(config.optimizer, config.run)
-        training = training_loop.Run(task, make_optimizer, stages, strategy, model_dir, config.run)
+        model = training_loop.build_model(task, strategy, config.run.seed)
+        training = training_loop.Run(task, model, make_optimizer, stages, strategy, model_dir, config.run)
         training.train(batches)
 
         # Evaluation on the held-out documents, at the length of the last stage.
@@ -153,7 +161,8 @@ def smoke(config, strategy, model_dir):
     with strategies.precision(small.run.mixed_precision, strategy):
         task = PretrainTask(small.model, small.data.vocab_size, baseline_token=0)
         make_optimizer = run_config.make_optimizer(small.optimizer, small.run)
-        training = training_loop.Run(task, make_optimizer, stages, strategy, model_dir, small.run)
+        model = training_loop.build_model(task, strategy, small.run.seed)
+        training = training_loop.Run(task, model, make_optimizer, stages, strategy, model_dir, small.run)
         training.train(lambda stage, _: bert_smoke.batches(strategy, stage))
     for stage in stages:
         print(stage.describe())

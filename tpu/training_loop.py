@@ -109,8 +109,9 @@ class Run:
     """What is trained, where, and how far it is.
 
     Args:
-        task: The task: what `train_step` asks for, `build_model`, `build_metrics`, `validation_step`, and `shown`, the
-            metrics to show beside the progress bar by their short labels.
+        task: The task: what `train_step` asks for, `build_metrics`, `validation_step`, and `shown`, the metrics to show
+            beside the progress bar by their short labels.
+        model: Its model, of `build_model`.
         make_optimizer: A function of a learning-rate schedule that makes an optimizer of tf_lamb with telemetry.
         stages: The `stages.Stage`s.
         strategy: The `tf.distribute.Strategy`.
@@ -118,14 +119,12 @@ class Run:
         options: The `run_config.RunConfig`.
     """
 
-    def __init__(self, task, make_optimizer, stages, strategy, model_dir, options):
-        self.task, self.stages, self.strategy = task, stages, strategy
+    def __init__(self, task, model, make_optimizer, stages, strategy, model_dir, options):
+        self.task, self.model, self.stages, self.strategy = task, model, stages, strategy
         self.model_dir, self.options = model_dir, options
         self.workers = Workers(strategy)
-        tf_keras.utils.set_random_seed(options.seed)
         with strategy.scope():
             self.step = _counter("step")
-            self.model = task.build_model()
             self.metrics = task.build_metrics()
             self._schedule = RestartedSchedule(schedule(stages), _counter("restarted_at"))
             self.optimizer = make_optimizer(self._schedule)
@@ -239,6 +238,13 @@ class Run:
         for variable in self.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
         self._schedule.restarted_at.assign(stage.first_step)
+
+
+def build_model(task, strategy, seed):
+    """The model of a task, in the strategy's scope, with weights that follow from the seed."""
+    tf_keras.utils.set_random_seed(seed)
+    with strategy.scope():
+        return task.build_model()
 
 
 class RestartedSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
