@@ -58,3 +58,9 @@ def three_replicas():
     return tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1", "CPU:2"], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
+
+
+@pytest.fixture
+def record_property(record_property):
+    """Pytest's own, as text: a NumPy number could not be sent from one process of the tests to another."""
+    return lambda name, value: record_property(name, str(value))
