@@ -68,3 +68,9 @@ def four_replicas():
     return tf.distribute.MirroredStrategy(
         [f"CPU:{replica}" for replica in range(4)], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
+
+
+@pytest.fixture
+def record_property(record_property):
+    """Pytest's own, as text: a NumPy number could not be sent from one process of the tests to another."""
+    return lambda name, value: record_property(name, str(value))
