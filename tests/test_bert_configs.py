@@ -91,6 +91,8 @@ def test_the_arithmetic_at_full_size(name):
         lengths = [(stage.seq_length, stage.max_predictions) for stage in config.stages]
         assert lengths == [(128, 20), (512, 80)]
         assert (config.model.layers, config.model.hidden_size, config.data.vocab_size) == (24, 1024, 30522)
+    if name.startswith("base"):
+        assert (config.model.layers, config.model.hidden_size, config.model.attention_heads) == (12, 768, 12)
     if name.startswith("mlperf"):
         _, _, _, start, beta_1, beta_2, decay = MLPERF[first.global_batch_size]
         optimizer = config.optimizer
@@ -143,7 +145,7 @@ def test_splits():
 
 def test_epochs_are_counted_in_examples():
     (stage,) = load_config("tiny").stages[:1]
-    stage = type(stage).model_validate({**stage.model_dump(), "steps": None, "epochs": 2.5})
+    stage = type(stage).model_validate({**stage.model_dump(), "steps": None, "epochs": 2.5, "warmup_steps": 9})
     (resolved_stage,) = resolve([stage], 2, lambda _: 1003)
     assert resolved_stage.steps == math.ceil(2.5 * 1003 / 32) == 79
 

@@ -93,7 +93,7 @@ def pretrained(tmp_path_factory):
     config = load(model_dir / "config.yaml", PretrainConfig)
     vocabulary = read_vocabulary(data_dir / "vocab.txt")
     model = PretrainTask(config.model, len(vocabulary), baseline_token=0).build_model()
-    tf.train.Checkpoint(model=model).restore(checkpoint_of_run(model_dir)).expect_partial()
+    tf.train.Checkpoint(model=model).read(checkpoint_of_run(model_dir)).expect_partial()
     paths = {"model_dir": model_dir, "data_dir": data_dir}
     return types.SimpleNamespace(**paths, config=config, vocabulary=vocabulary, model=model)
 
@@ -112,7 +112,7 @@ def answering(tmp_path_factory):
     vocabulary = read_vocabulary(folder / "vocab.txt")
     finetune_squad.run(config, vocabulary, tf.distribute.OneDeviceStrategy("CPU:0"), parsed)
     model = SquadTask(config, len(vocabulary)).build_model()
-    tf.train.Checkpoint(model=model).restore(checkpoint_of_run(folder / "run")).expect_partial()
+    tf.train.Checkpoint(model=model).read(checkpoint_of_run(folder / "run")).expect_partial()
     return types.SimpleNamespace(
         folder=folder, model_dir=folder / "run", config=config, vocabulary=vocabulary, model=model, content=content
     )

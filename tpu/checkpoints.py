@@ -118,7 +118,7 @@ def restore_newest(checkpoint, folder):
         try:
             # `read` leaves what is saved alone if it is not asked for, such as the optimizer's state in an export.
             checkpoint.read(prefix).assert_existing_objects_matched().expect_partial()
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, IndexError, RuntimeError) as error:  # TensorFlow raises each of them.
             warnings.warn(f"The checkpoint {prefix} is damaged and left out: {_first_line(error)}.", stacklevel=2)
         except (AssertionError, ValueError) as error:
             raise ConfigError(

@@ -113,32 +113,34 @@ def _set(tree: Any, override: str) -> None:
 
 def _sentence(error: pydantic.ValidationError, schema: type[Section]) -> str:
     problem = error.errors()[0]
-    path, section = _resolve(schema, problem["loc"])
+    path, section = _resolve(schema, problem["loc"], problem["type"] == "extra_forbidden")
     where = ".".join(str(part) for part in path) or "the config"
     if problem["type"] == "extra_forbidden":
-        fields = ", ".join(section.model_fields) if section else "see the schema"
-        return f"unknown field {where!r}. Expected one of: {fields}."
+        return f"unknown field {where!r}. Expected one of: {', '.join(section.model_fields)}."
     if problem["type"] == "missing":
-        field = section.model_fields.get(path[-1]) if section else None
-        meaning = f"It is {field.description}" if field is not None and field.description else ""
-        return f"field {where!r} is missing. {meaning}".strip()
+        meaning = section.model_fields[path[-1]].description
+        return f"field {where!r} is missing. {f'It is {meaning}' if meaning else ''}".strip()
     return f"{where!r} is wrong. Received: {problem['input']!r}. {problem['msg']}."
 
 
-def _resolve(schema: type[Section], location: tuple[str | int, ...]) -> tuple[list[str | int], type[Section] | None]:
-    """The fields and list indices of an error's location, and the section that holds the last of them.
+def _resolve(
+    schema: type[Section], location: tuple[str | int, ...], last_is_unknown: bool
+) -> tuple[list[str | int], type[Section]]:
+    """The fields and list indices of an error's location, and the section that holds the last field.
 
-    Where a field may be one of several sections, pydantic also puts the name of the one it tried into the location.
+    Where a field may be of several types, pydantic also puts the name of the one it tried into the location.
     """
     path, section, candidates = [], schema, [schema]
-    for part in location:
-        owner = next((c for c in candidates if isinstance(part, int) or part in c.model_fields), None)
+    for index, part in enumerate(location):
+        owner = next((c for c in candidates if part in c.model_fields), None)
         if isinstance(part, int):
             path.append(part)
-        elif owner is not None or part == location[-1]:
-            section = owner or next(iter(candidates), None)
+        elif owner is not None:
+            section, candidates = owner, _sections(owner.model_fields[part].annotation)
             path.append(part)
-            candidates = _sections(section.model_fields[part].annotation) if owner else []
+        elif last_is_unknown and index == len(location) - 1:
+            section = candidates[0]
+            path.append(part)
         else:
             candidates = [c for c in candidates if part in (c.__name__, *_tags(c))]
     return path, section

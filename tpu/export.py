@@ -18,7 +18,7 @@ from pathlib import Path
 import bert_manifest
 import run_folder
 from bert_config import PretrainConfig
-from config import CONFIG_NAME, ConfigError, load
+from config import CHECKPOINTS, CONFIG_NAME, ConfigError, load
 from squad_config import SquadConfig
 
 TASKS = ("masked_lm", "squad")
@@ -70,21 +70,22 @@ def export(model_dir, data_dir=None, task=None, text=False):
         )
     vocab_path = vocabulary_of_pretraining(model_dir, data_dir) if trained == "masked_lm" else model_dir / "vocab.txt"
     vocab_size = len(run_folder.read_vocabulary(vocab_path))
-    checkpoint = run_folder.checkpoint_of_run(model_dir)
-    output_dir = model_dir / ("saved_model_text" if text else "saved_model") / checkpoint.rsplit("-", 1)[-1]
-    if output_dir.exists():
-        return output_dir
-
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
     import serving
+    from checkpoints import step_of
+
+    versions = model_dir / ("saved_model_text" if text else "saved_model")
+    newest = versions / str(step_of(run_folder.checkpoint_of_run(model_dir)))
+    if newest.exists():
+        return newest
 
     if trained == "masked_lm":
         from bert_task import PretrainTask
 
         config = load(model_dir / CONFIG_NAME, PretrainConfig)
-        model = restored(tf, PretrainTask(config.model, vocab_size, baseline_token=0), checkpoint, vocab_size)
+        model, step = restored(tf, PretrainTask(config.model, vocab_size, baseline_token=0), model_dir)
         if text:
             module = serving.masked_lm_of_text(model, vocab_path, config.model.max_positions)
         else:
@@ -93,12 +94,14 @@ def export(model_dir, data_dir=None, task=None, text=False):
         from squad_task import SquadTask
 
         config = load(model_dir / CONFIG_NAME, SquadConfig)
-        model = restored(tf, SquadTask(config, vocab_size), checkpoint, vocab_size)
+        model, step = restored(tf, SquadTask(config, vocab_size), model_dir)
         if text:
             module = serving.squad_of_text(model, vocab_path, config.data)
         else:
             module = serving.squad_of_ids(model, vocab_path)
-    save(tf, module, output_dir)
+    output_dir = versions / str(step)
+    if not output_dir.exists():
+        save(tf, module, output_dir)
     return output_dir
 
 
@@ -120,21 +123,16 @@ def vocabulary_of_pretraining(model_dir, data_dir):
     return path
 
 
-def restored(tf, task, checkpoint, vocab_size):
-    """The model of a task with the weights of a checkpoint.
+def restored(tf, task, model_dir):
+    """The model of a task with the weights of a run's newest whole checkpoint, and the step of that.
 
     Raises:
-        ConfigError: The checkpoint is of another model.
+        ConfigError: No checkpoint can be read, or it is of another model.
     """
+    from checkpoints import restore_newest, step_of
+
     model = task.build_model()
-    try:
-        tf.train.Checkpoint(model=model).restore(checkpoint).assert_existing_objects_matched().expect_partial()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
-        raise ConfigError(
-            f"The checkpoint is of another model. Received: {checkpoint} ({str(error).splitlines()[0]}). "
-            f"Expected the variables of the run's {CONFIG_NAME} with {vocab_size} tokens."
-        ) from None
-    return model
+    return model, step_of(restore_newest(tf.train.Checkpoint(model=model), model_dir / CHECKPOINTS))
 
 
 def save(tf, module, output_dir):
