@@ -77,8 +77,7 @@ def with_one_answer(content):
 
 def vocabulary():
     """A vocabulary of 1,500 tokens of the documentation."""
-    special_tokens = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    return train_vocabulary([text for _, text in paragraphs()], 1500, special_tokens)
+    return list(train_vocabulary(lambda: (text for _, text in paragraphs()), 1500).tokens)
 
 
 def write(folder, version_2=False, count=120):

@@ -113,7 +113,7 @@ ALLOWED_IN_TPU = {
     "initial_weights": {"config", "run_folder"},
     "squad_config": {"bert_config", "config", "run_config", "stages"},
     "squad_data": {"config"},
-    "squad_features": {"atomic_file", "bert_manifest", "config", "squad_config", "squad_data", "wordpiece"},
+    "squad_features": {"atomic_file", "data_files", "config", "squad_config", "squad_data", "wordpiece"},
     "squad_input": {"bert_input", "stages"},
     "squad_task": {"bert_task"},
     "squad_predict": {"atomic_file", "squad_input"},

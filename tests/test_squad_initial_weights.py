@@ -33,7 +33,8 @@ def squad_encoder(vocab_size=VOCAB_SIZE, **changes):
         {
             "data": {"version_2_with_negative": False, "seq_length": 24, "max_query_length": 8, "doc_stride": 8},
             "model": {**SHAPE, **changes},
-            "training": {"global_batch_size": 1, "epochs": 1, "learning_rate": 1.0},
+            "training": {"global_batch_size": 1, "epochs": 1, "learning_rate": 1.0, "warmup_ratio": 0.1},
+            "optimizer": {"name": "adamw"},
         }
     )
     return encoder_of(SquadTask(config, vocab_size).build_model())

@@ -19,6 +19,7 @@ import bert_manifest
 import run_folder
 from bert_config import PretrainConfig
 from config import CHECKPOINTS, CONFIG_NAME, ConfigError, load
+from data_files import sha256
 from squad_config import SquadConfig
 
 TASKS = ("masked_lm", "squad")
@@ -115,7 +116,7 @@ def vocabulary_of_pretraining(model_dir, data_dir):
         raise ConfigError("A pre-training run needs its vocabulary. Received: no --data_dir. Expected the run's data.")
     vocab_file = bert_manifest.read(model_dir).vocab_file
     path = data_dir / vocab_file.name
-    if not path.is_file() or bert_manifest.sha256(path) != vocab_file.sha256:
+    if not path.is_file() or sha256(path) != vocab_file.sha256:
         raise ConfigError(
             f"The data has not the vocabulary of the run. Received: {path}. "
             f"Expected the data that {model_dir} was begun with."

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 import squad_data
 from atomic_file import atomic_path
-from bert_manifest import sha256
 from config import ConfigError, Section
+from data_files import sha256
 from squad_config import SquadDataConfig
 from squad_data import Split
 from wordpiece import make_tokenizer

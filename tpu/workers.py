@@ -29,6 +29,8 @@ class Workers:
     @tf.function
     def _gather(self, *values):
         def on_replica():
-            return [tf.distribute.get_replica_context().all_gather(value, axis=0) for value in values]
+            # A copy on the replica's device, which a captured tensor may not have.
+            context, copies = tf.distribute.get_replica_context(), [tf.identity(value) for value in values]
+            return [context.all_gather(copy, axis=0) for copy in copies]
 
         return [self._strategy.experimental_local_results(value)[0] for value in self._strategy.run(on_replica)]
