@@ -158,7 +158,7 @@ def test_epochs_are_counted_in_examples():
         ("stages.0.warmup_ratio=0.1", "either warmup_steps or warmup_ratio"),
         ("stages.0.warmup_steps=2501", "must end within its schedule"),
         ("optimizer.momentum=0.9", r"unknown field 'optimizer.momentum'\. Expected one of: weight_decay, "),
-        ("optimizer.name=sgd", "'optimizer' is wrong"),
+        ("optimizer.name=sgd", r"'optimizer\.name' is wrong\. Received: 'sgd'\. Expected one of: 'lamb'"),
         ("stages.0.learning_rate=fast", r"'stages\.0\.learning_rate' is wrong"),
         ("run.steps_per_loop=0", r"'run\.steps_per_loop' is wrong"),
     ],

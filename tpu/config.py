@@ -120,6 +120,9 @@ def _sentence(error: pydantic.ValidationError, schema: type[Section]) -> str:
     if problem["type"] == "missing":
         meaning = section.model_fields[path[-1]].description
         return f"field {where!r} is missing. {f'It is {meaning}' if meaning else ''}".strip()
+    if problem["type"] == "union_tag_invalid":
+        tag, expected = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
+        return f"'{where}.name' is wrong. Received: {tag!r}. Expected one of: {expected}."
     return f"{where!r} is wrong. Received: {problem['input']!r}. {problem['msg']}."
 
 

@@ -29,7 +29,7 @@ def write(model_dir, title, stages, strategy, results, curves):
     rows = training_history.read(model_dir)
     with atomic_path(model_dir / "report.png") as unfinished:
         draw(rows, stages, curves, unfinished)
-    ratios = [stage for stage in stages if training_history.layers_path(model_dir, stage.number).exists()]
+    ratios = [stage for stage in stages if _adapts(training_history.layers_path(model_dir, stage.number))]
     for stage in ratios:
         with atomic_path(model_dir / f"trust_ratios_{stage.number}.png") as unfinished:
             telemetry.plot(training_history.layers_path(model_dir, stage.number), unfinished)
@@ -60,6 +60,11 @@ def draw(rows, stages, curves, path):
             axes.legend(fontsize=8)
     panels[-1].set_xlabel("step")
     figure.savefig(path, format="png", dpi=150)
+
+
+def _adapts(path):
+    # AdamW has no layer to draw.
+    return path.exists() and bool((telemetry.read_history(path).trust_ratio != 1.0).any())
 
 
 def _lines(model_dir, title, stages, strategy, results, rows, ratios):
