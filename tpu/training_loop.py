@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 from pathlib import Path
 
@@ -132,6 +133,7 @@ class Run:
         if self.workers.is_chief:
             (model_dir / "plan.txt").write_text(f"{self.optimizer.plan()}\n", encoding="utf-8")
         print(*str(self.optimizer.plan()).splitlines()[-2:], sep="\n")
+        self._messages = model_dir / "orbit.log" if self.workers.is_chief else Path(os.devnull)
         self.dropout = KeyedDropout(self.model, options.seed)
         self.checkpoints = Checkpoints(
             model_dir / CHECKPOINTS,
@@ -176,7 +178,7 @@ class Run:
         loop = DeviceLoop(
             self.checkpoints, self.step, self.workers, self.options.steps_per_loop, lambda: self.check_finite({})
         )
-        with orbit_messages_to(self.model_dir / "orbit.log"), history, loop, contextlib.closing(progress):
+        with orbit_messages_to(self._messages), history, loop, contextlib.closing(progress):
             for stage in self.stages:
                 done = int(self.step.numpy())
                 if done >= stage.last_step:
@@ -201,7 +203,7 @@ class Run:
 
     def evaluate(self, dataset, steps):
         """The metrics over `steps` batches of a distributed dataset, as a dictionary of floats."""
-        with orbit_messages_to(self.model_dir / "orbit.log"):
+        with orbit_messages_to(self._messages):
             controller = orbit.Controller(
                 evaluator=Evaluator(self, dataset),
                 strategy=self.strategy,
