@@ -61,7 +61,7 @@ def masked_lm_of_text(model, vocab_path, max_positions):
         ids = tf.concat([_column(tokenizer.token_id("[CLS]"), ids.nrows()), ids], axis=1)
         ids = tf.concat([ids, _column(tokenizer.token_id("[SEP]"), ids.nrows())], axis=1)
         longest = tf.reduce_max(ids.row_lengths(), axis=0)
-        tf.debugging.assert_less_equal(
+        fits = tf.debugging.assert_less_equal(
             longest, tf.constant(max_positions, tf.int64), "A text has more tokens than the model has positions."
         )
         is_mask = tf.equal(ids.flat_values, tokenizer.token_id(MASK))
@@ -69,7 +69,10 @@ def masked_lm_of_text(model, vocab_path, max_positions):
         positions = tf.ragged.boolean_mask(places, ids.with_flat_values(is_mask))
         word_ids, seen = ids.to_tensor(), tf.cast(tf.sequence_mask(ids.row_lengths()), tf.int32)
         masked_lm_positions = positions.to_tensor()
-        tf.debugging.assert_positive(tf.shape(masked_lm_positions)[1], f"No text has a {MASK}.")
+        has_mask = tf.debugging.assert_positive(tf.shape(masked_lm_positions)[1], f"No text has a {MASK}.")
+        # Before the model, which would fail with a message of its own.
+        with tf.control_dependencies([fits, has_mask]):
+            word_ids = tf.identity(word_ids)
         logits = _masked_lm_logits(model, word_ids, seen, tf.zeros_like(word_ids), masked_lm_positions)
         return {
             **logits,
