@@ -30,7 +30,7 @@ WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
 SCRIPT_TESTS := $(patsubst %,tests/test_%.py,bert_configs bert_masking bert_pairs bert_records checkpoints config \
 	dynamic_masking export export_text kill prepare_bert_data prepare_folder prepare_resume python_docs sentences \
-	squad_config squad_data squad_evaluation squad_features squad_finetune squad_initial_weights text_files train_bert training_loop \
+	squad_config squad_data squad_evaluation squad_features squad_finetune initial_weights text_files train_bert training_loop \
 	train_step vocabulary wordpiece worker_pool)
 
 .PHONY: train test coverage matrix matrix-row docs lint format clean

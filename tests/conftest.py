@@ -28,7 +28,7 @@ accumulation base_options distribution docs errors lamb layering migrate_errors 
 other_peers peers round_trip rules schedules_tensorflow skipping tensorflow_addons theory xla
 bert_configs bert_masking bert_pairs bert_records checkpoints config dynamic_masking export export_text kill
 prepare_bert_data prepare_folder prepare_resume python_docs sentences squad_config squad_data squad_evaluation
-squad_features squad_finetune squad_initial_weights text_files train_bert train_step training_loop vocabulary wordpiece
+squad_features squad_finetune initial_weights text_files train_bert train_step training_loop vocabulary wordpiece
 worker_pool
 """.split()
 collect_ignore = [f"test_{name}.py" for name in ON_TENSORFLOW_ONLY] if keras.backend.backend() != "tensorflow" else []

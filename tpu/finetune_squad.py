@@ -14,7 +14,7 @@ from pathlib import Path
 
 import run_folder
 import strategy as strategies
-from config import CHECKPOINTS, ConfigError, RunError, claim_folder, load
+from config import ConfigError, RunError, claim_folder, load
 from config import add_arguments as add_config_arguments
 from device_loop import Stopped, leave
 from squad_config import SquadConfig
@@ -153,12 +153,9 @@ def initial_model(config, vocab_size, strategy, arguments):
     task = SquadTask(config, vocab_size)
     model = training_loop.build_model(task, strategy, config.run.seed)
     with strategy.scope():
-        if run_folder.newest_checkpoint(arguments.model_dir / CHECKPOINTS):
-            print("the run goes on from its own checkpoint")
-        elif arguments.init_checkpoint:
-            print(f"initial weights: {initial_weights.load_encoder(encoder_of(model), arguments.init_checkpoint)}")
-        else:
-            print("initial weights: random, since no --init_checkpoint is given")
+        initial_weights.initialize(
+            initial_weights.load_encoder, encoder_of(model), arguments.init_checkpoint, arguments.model_dir
+        )
     return task, model
 
 

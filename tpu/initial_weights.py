@@ -1,10 +1,12 @@
-"""Weights for an encoder from a pre-trained checkpoint: a run of ours, or either layout of the public BERT.
+"""Weights to begin with, from a pre-trained checkpoint: a run of ours, or either layout of the public BERT.
 
 Three layouts, told apart by the variables that a checkpoint holds:
 
 1. name-based, as TensorFlow 1 wrote the public bert_model.ckpt: `bert/embeddings/word_embeddings`, ...;
 2. object-based with an encoder at its root or in its model, as Model Garden publishes them;
 3. ours, which is object-based too: the encoder is `model.encoder_network`, and `model._network` after fine-tuning.
+
+Fine-tuning takes the encoder; pre-training takes the heads too, where the checkpoint has them.
 """
 
 import collections
@@ -72,6 +74,61 @@ def load_encoder(encoder: tf.Module, checkpoint_or_run: str | Path) -> str:
     )
 
 
+def load_pretrainer(model: tf.Module, checkpoint_or_run: str | Path) -> str:
+    """Gives a model of pre-training the weights of a checkpoint, those of its heads too if they are there.
+
+    Args:
+        model: The model of `bert_task.PretrainTask`, built, perhaps in the scope of a strategy.
+        checkpoint_or_run: As in `load_encoder`.
+
+    Returns:
+        What was read, in words.
+
+    Raises:
+        ConfigError: As `load_encoder`; or a head has another shape.
+    """
+    read = load_encoder(model.encoder_network, checkpoint_or_run)
+    checkpoint = find_checkpoint(checkpoint_or_run)
+    reader = tf.train.load_checkpoint(checkpoint)
+    shapes = reader.get_variable_to_shape_map()
+    heads = _heads(model)
+    if all(name in shapes for name, _, _ in heads):
+        for name, variable, is_transposed in heads:
+            value = reader.get_tensor(name)
+            value = value.T if is_transposed else value
+            if value.shape != variable.shape:
+                raise _other_model(checkpoint, f"{name} of {list(value.shape)}", variable.shape.as_list())
+            variable.assign(value)
+        return f"{read}, with its heads"
+    if OBJECT_GRAPH in shapes:
+        graph = TrackableObjectGraph.FromString(reader.get_tensor(OBJECT_GRAPH))
+        if _follow(graph, ("model", "masked_lm")) is not None:
+            try:
+                whole = tf.train.Checkpoint(model=model).read(checkpoint)
+                whole.assert_existing_objects_matched().expect_partial()
+            except (AssertionError, ValueError) as error:
+                raise _other_model(checkpoint, str(error).splitlines()[0], "the heads of pre-training") from None
+            return f"{read}, with its heads"
+    return f"{read}; its heads begin at random"
+
+
+def initialize(load, part, checkpoint_or_run: str | None, model_dir: str | Path) -> None:
+    """Gives a model its first weights, unless the run has a checkpoint of its own; prints which.
+
+    Args:
+        load: `load_encoder` or `load_pretrainer`.
+        part: What it is to load.
+        checkpoint_or_run: As in `load_encoder`; None for weights at random.
+        model_dir: The folder of the run.
+    """
+    if newest_checkpoint(Path(model_dir) / CHECKPOINTS):
+        print("the run goes on from its own checkpoint")
+    elif checkpoint_or_run:
+        print(f"initial weights: {load(part, checkpoint_or_run)}")
+    else:
+        print("initial weights: random, since no --init_checkpoint is given")
+
+
 def find_checkpoint(checkpoint_or_run: str | Path) -> str:
     """The prefix of the checkpoint that is meant by a prefix, a folder of checkpoints or a run."""
     path = Path(checkpoint_or_run)
@@ -108,6 +165,26 @@ def _load_by_name(encoder, reader, shapes, checkpoint):
     left = [old for old in left if "adam" not in old.lower() and "lamb" not in old.lower()]
     if left:
         raise _other_model(checkpoint, f"{sorted(left)[0]} too", f"{len(encoder.variables)} variables")
+
+
+def _heads(model):
+    """The heads' variables: their names in the public checkpoint, themselves, and whether they are stored transposed.
+
+    BERT's pooler belongs to next-sentence prediction, whose head has it here.
+    """
+    transform, norm = "cls/predictions/transform/dense", "cls/predictions/transform/LayerNorm"
+    masked_lm, (next_sentence,) = model.masked_lm, model.classification_heads
+    return [
+        (f"{transform}/kernel", masked_lm.dense.kernel, False),
+        (f"{transform}/bias", masked_lm.dense.bias, False),
+        (f"{norm}/gamma", masked_lm.layer_norm.gamma, False),
+        (f"{norm}/beta", masked_lm.layer_norm.beta, False),
+        ("cls/predictions/output_bias", masked_lm.bias, False),
+        ("bert/pooler/dense/kernel", next_sentence.dense.kernel, False),
+        ("bert/pooler/dense/bias", next_sentence.dense.bias, False),
+        ("cls/seq_relationship/output_weights", next_sentence.out_proj.kernel, True),
+        ("cls/seq_relationship/output_bias", next_sentence.out_proj.bias, False),
+    ]
 
 
 def _fused(name, shape):

@@ -3,7 +3,8 @@
     python tpu/train_bert.py --config_file configs/bert/tiny.yaml --data_dir DATA --model_dir RUN
 
 DATA is a folder that prepare_bert_data.py wrote. RUN receives the resolved config, checkpoints, TensorBoard summaries
-and the results on the held-out documents. The same command continues a run that was interrupted.
+and the results on the held-out documents. The same command continues a run that was interrupted. --init_checkpoint
+gives a new run the weights of another one, or of a public BERT checkpoint, named without its suffix.
 """
 
 import argparse
@@ -36,6 +37,7 @@ def parse_arguments(argv):
     add_config_arguments(parser)
     parser.add_argument("--data_dir", help="the folder that prepare_bert_data.py wrote; not needed for --smoke")
     parser.add_argument("--model_dir", required=True, help="the folder of the run, created when missing")
+    parser.add_argument("--init_checkpoint", help="a run or a checkpoint; without it the weights begin at random")
     parser.add_argument(
         "--allow_config_change", action="store_true", help="continue a run in --model_dir with another config"
     )
@@ -67,9 +69,21 @@ def main(argv=None):
         bert_manifest.check_covers(manifest, config.stages)
         strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
         stages = resolve_stages(config, manifest, strategy.num_replicas_in_sync)
+        if arguments.init_checkpoint:
+            import initial_weights
+
+            initial_weights.find_checkpoint(arguments.init_checkpoint)
         claim_folder(arguments.model_dir, config, arguments.allow_config_change)
         bert_manifest.claim_folder(manifest, arguments.model_dir)
-        run(config, manifest, stages, strategy, Path(arguments.data_dir), Path(arguments.model_dir))
+        run(
+            config,
+            manifest,
+            stages,
+            strategy,
+            Path(arguments.data_dir),
+            Path(arguments.model_dir),
+            arguments.init_checkpoint,
+        )
     except (ConfigError, RunError) as error:
         print(f"train_bert: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
@@ -89,7 +103,7 @@ def resolve_stages(config, manifest, replicas):
     return resolve(config.stages, replicas, count_examples)
 
 
-def run(config, manifest, stages, strategy, data_dir, model_dir):
+def run(config, manifest, stages, strategy, data_dir, model_dir, init_checkpoint=None):
     """Trains a run to its end from wherever it stands, and writes `held_out.json`.
 
     Args:
@@ -99,6 +113,7 @@ def run(config, manifest, stages, strategy, data_dir, model_dir):
         strategy: A `tf.distribute.Strategy`.
         data_dir: The `Path` of the data.
         model_dir: The `Path` of the run.
+        init_checkpoint: A run or a checkpoint whose weights a new run begins with; None for weights at random.
 
     Returns:
         The metrics on the held-out documents, as a dict of floats.
@@ -106,6 +121,7 @@ def run(config, manifest, stages, strategy, data_dir, model_dir):
     # TensorFlow is imported this late because the strategy sets up its devices and environment first.
     import bert_input
     import dynamic_masking
+    import initial_weights
     import run_config
     import training_loop
     from bert_task import PretrainTask
@@ -127,6 +143,8 @@ def run(config, manifest, stages, strategy, data_dir, model_dir):
         task = PretrainTask(config.model, manifest.vocab_size, manifest.most_frequent_token.id)
         make_optimizer = run_config.make_optimizer(config.optimizer, config.run)
         model = training_loop.build_model(task, strategy, config.run.seed)
+        with strategy.scope():
+            initial_weights.initialize(initial_weights.load_pretrainer, model, init_checkpoint, model_dir)
         training = training_loop.Run(task, model, make_optimizer, stages, strategy, model_dir, config.run)
         training.train(batches)
 

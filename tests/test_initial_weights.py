@@ -89,34 +89,43 @@ def save_tf1(values, path):
         return tf.compat.v1.train.Saver(variables).save(session, str(path), write_meta_graph=False)
 
 
+def dense(weights, x, name):
+    return x @ weights[f"{name}/kernel"].astype(np.float64) + weights[f"{name}/bias"]
+
+
+def norm(weights, x, name):
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + 1e-12)
+    return scaled * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
 def forward(weights, ids, mask, types):
     """The sequence output of BERT in NumPy, float64, from weights under their published names."""
-
-    def dense(x, name):
-        return x @ weights[f"{name}/kernel"].astype(np.float64) + weights[f"{name}/bias"]
-
-    def norm(x, name):
-        centred = x - x.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + 1e-12)
-        return scaled * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
 
     def heads(x):
         return x.reshape(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(0, 2, 1, 3)
 
     names = "word_embeddings token_type_embeddings position_embeddings".split()
     words, kinds, positions = (weights[f"bert/embeddings/{name}"].astype(np.float64) for name in names)
-    x = norm(words[ids] + kinds[types] + positions[: ids.shape[1]], "bert/embeddings/LayerNorm")
+    x = norm(weights, words[ids] + kinds[types] + positions[: ids.shape[1]], "bert/embeddings/LayerNorm")
     for layer in range(LAYERS):
         name = f"bert/encoder/layer_{layer}"
-        query, key, value = (heads(dense(x, f"{name}/attention/self/{part}")) for part in ("query", "key", "value"))
+        query, key, value = (
+            heads(dense(weights, x, f"{name}/attention/self/{part}")) for part in ("query", "key", "value")
+        )
         scores = query @ key.transpose(0, 1, 3, 2) / np.sqrt(WIDTH // HEADS) - 1e9 * (1 - mask[:, None, None, :])
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         context = (scores / scores.sum(-1, keepdims=True)) @ value
         context = context.transpose(0, 2, 1, 3).reshape(x.shape)
-        x = norm(x + dense(context, f"{name}/attention/output/dense"), f"{name}/attention/output/LayerNorm")
-        inner = dense(x, f"{name}/intermediate/dense")
-        inner = inner * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)))
-        x = norm(x + dense(inner, f"{name}/output/dense"), f"{name}/output/LayerNorm")
+        x = norm(
+            weights, x + dense(weights, context, f"{name}/attention/output/dense"), f"{name}/attention/output/LayerNorm"
+        )
+        inner = gelu(dense(weights, x, f"{name}/intermediate/dense"))
+        x = norm(weights, x + dense(weights, inner, f"{name}/output/dense"), f"{name}/output/LayerNorm")
     return x
 
 
@@ -241,6 +250,63 @@ def test_object_based_layouts(tmp_path, batch, number):
     for variable, original in zip(encoder.variables, source.variables, strict=True):
         np.testing.assert_array_equal(variable, original, err_msg=variable.name)
     np.testing.assert_array_equal(sequence_output(encoder, *batch), sequence_output(source, *batch))
+
+
+def outputs_of(model, ids, mask, types, positions):
+    inputs = {"input_word_ids": ids, "input_mask": mask, "input_type_ids": types, "masked_lm_positions": positions}
+    outputs = model({name: tf.constant(value, tf.int32) for name, value in inputs.items()}, training=False)
+    return outputs["mlm_logits"].numpy(), outputs["next_sentence"].numpy()
+
+
+def test_pretraining_goes_on_from_the_public_layout_with_its_heads(tmp_path, batch):
+    """Both heads of BERT in NumPy on its sequence output, from the weights under their published names."""
+    weights = published_weights()
+    model, positions = pretrained(), np.array([[1, 4], [2, 3], [0, 9]])
+    path = save_tf1(weights, tmp_path / "bert_model.ckpt")
+    assert initial_weights.load_pretrainer(model, path).endswith("(TensorFlow 1), with its heads")
+    sequence = forward(weights, *batch)
+    transform = "cls/predictions/transform"
+    x = dense(weights, np.take_along_axis(sequence, positions[..., None], 1), f"{transform}/dense")
+    x = norm(weights, gelu(x), f"{transform}/LayerNorm")
+    words = weights["bert/embeddings/word_embeddings"].astype(np.float64)
+    pooled = np.tanh(dense(weights, sequence[:, 0], "bert/pooler/dense"))
+    next_sentence = (
+        pooled @ weights["cls/seq_relationship/output_weights"].T + weights["cls/seq_relationship/output_bias"]
+    )
+    mlm_logits, ns_logits = outputs_of(model, *batch, positions)
+    np.testing.assert_allclose(mlm_logits, x @ words.T + weights["cls/predictions/output_bias"], atol=1e-4)
+    np.testing.assert_allclose(ns_logits, next_sentence, atol=1e-4)
+
+
+def test_pretraining_goes_on_from_a_run(tmp_path, batch):
+    source, model, positions = pretrained(), pretrained(), np.array([[1, 4], [2, 3], [0, 9]])
+    path = tf.train.Checkpoint(model=source).save(str(tmp_path / "checkpoints" / "ckpt"))
+    said = initial_weights.load_pretrainer(model, tmp_path)
+    assert said == f"model.encoder_network of {path}, with its heads"
+    for ours, theirs in zip(outputs_of(model, *batch, positions), outputs_of(source, *batch, positions), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pretraining_from_an_encoder_alone(tmp_path):
+    model, encoder = pretrained(), bert_encoder()
+    heads = [variable.numpy() for variable in model.masked_lm.trainable_variables]
+    path = tf.train.Checkpoint(encoder=encoder).save(str(tmp_path / "ckpt"))
+    assert initial_weights.load_pretrainer(model, path).endswith("; its heads begin at random")
+    for variable, original in zip(model.encoder_network.variables, encoder.variables, strict=True):
+        np.testing.assert_array_equal(variable, original, err_msg=variable.name)
+    for variable, before in zip(model.masked_lm.trainable_variables, heads, strict=True):
+        if "embeddings" not in variable.name:
+            np.testing.assert_array_equal(variable, before)
+
+
+def test_heads_of_another_shape(tmp_path):
+    weights = published_weights()
+    weights["cls/seq_relationship/output_bias"] = np.zeros([3], np.float32)
+    path = save_tf1(weights, tmp_path / "bert_model.ckpt")
+    with pytest.raises(
+        ConfigError, match=r"Received: .* with cls/seq_relationship/output_bias of \[3\]\. Expected: \[2\]"
+    ):
+        initial_weights.load_pretrainer(pretrained(), path)
 
 
 def test_in_the_scope_of_a_strategy(tmp_path, two_replicas):
