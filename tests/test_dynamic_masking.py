@@ -7,7 +7,7 @@ from made_documents import FIRST_ID, distinct_tokens, is_likely, make_store, mak
 
 import bert_input
 import dynamic_masking
-from bert_config import StageConfig
+from bert_config import BertStageConfig
 from bert_examples import Examples, mask_pairs, pair_sentences
 from bert_records import serialize
 from dynamic_masking import Masking
@@ -222,7 +222,7 @@ def files(features, tmp_path_factory):
 
 def read(files, strategy, masking, skip_steps, steps, global_batch_size=8):
     """The global batches as rows of (tokens shown, positions) in the order of the replicas."""
-    stage = StageConfig(**STAGE, global_batch_size=global_batch_size)
+    stage = BertStageConfig(**STAGE, global_batch_size=global_batch_size)
     batches = iter(bert_input.train_batches(strategy, files, 100, stage, 5, skip_steps, masking))
     rows = []
     for _ in range(steps):
@@ -264,7 +264,7 @@ def test_pipelines_do_not_matter(files, one_device, masking):
             contexts = [tf.distribute.InputContext(self._count, number, 4) for number in range(self._count)]
             return [iter(function(context)) for context in contexts]
 
-    stage = StageConfig(**STAGE, global_batch_size=8)
+    stage = BertStageConfig(**STAGE, global_batch_size=8)
 
     def rows(count):
         pipelines = bert_input.train_batches(Pipelines(count), files, 100, stage, 5, 0, masking)

@@ -25,10 +25,11 @@ import train_bert  # noqa: E402
 from bert_config import PretrainConfig  # noqa: E402
 from bert_task import PretrainTask  # noqa: E402
 from config import ConfigError, load  # noqa: E402
-from run_folder import checkpoint_of_run, read_vocabulary  # noqa: E402
+from run_folder import checkpoint_of_run  # noqa: E402
 from squad_config import SquadConfig  # noqa: E402
 from squad_task import SquadTask  # noqa: E402
-from wordpiece import make_tokenizer  # noqa: E402
+from vocabulary import read as read_vocabulary  # noqa: E402
+from wordpiece import WordPiece  # noqa: E402
 
 pytestmark = [pytest.mark.model_garden, pytest.mark.slow]
 
@@ -167,14 +168,14 @@ def test_masked_lm_of_text(pretrained):
     saved_model = export.export(pretrained.model_dir, pretrained.data_dir, text=True)
     assert saved_model == pretrained.model_dir / "saved_model_text" / "4"
     served = fresh_process(saved_model, "text", text=texts)
-    tokenizer = make_tokenizer(pretrained.vocabulary)
-    cls, sep, mask = (pretrained.vocabulary.index(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
+    word_piece = WordPiece(pretrained.vocabulary)
+    cls, sep, mask = (pretrained.vocabulary.ids[token] for token in ("[CLS]", "[SEP]", "[MASK]"))
     assert served["mask_count"].tolist() == [1, 3, 0, 1, 1]
     assert served["mlm_logits"].shape == (5, 3, len(pretrained.vocabulary))
     for row, text in enumerate(texts):
         ids = [cls]
         for part in text.split("[MASK]"):
-            ids += [*tokenizer.encode(part, add_special_tokens=False).ids, mask]
+            ids += [*word_piece.token_ids(part), mask]
         ids[-1] = sep
         padding = served["input_word_ids"].shape[1] - len(ids)
         assert served["input_word_ids"][row].tolist() == ids + [0] * padding
@@ -212,7 +213,7 @@ def test_fill_mask(pretrained, capsys):
     assert probabilities == sorted(probabilities, reverse=True)
     text = tf.saved_model.load(str(export.export(pretrained.model_dir, pretrained.data_dir, text=True)))
     logits = text.signatures["serving_default"](text=tf.constant([sentence]))["mlm_logits"][0]
-    expected = [pretrained.vocabulary[index] for index in tf.math.top_k(logits[0], 5).indices.numpy()]
+    expected = [pretrained.vocabulary.tokens[index] for index in tf.math.top_k(logits[0], 5).indices.numpy()]
     assert [line.split()[-1] for line in lines[2:7]] == expected
 
 
@@ -380,8 +381,24 @@ def test_runs_that_cannot_be_exported(answering, tmp_path):
     with pytest.raises(ConfigError, match=r"The run has no checkpoint\. Received: .*checkpoints\."):
         export.export(model_dir)
     (model_dir / "vocab.txt").unlink()
-    with pytest.raises(ConfigError, match=r"Vocabulary not found\."):
+    with pytest.raises(ConfigError, match=r"The vocabulary cannot be read: No such file"):
         export.export(model_dir)
+
+
+def test_a_cased_run(pretrained, tmp_path, monkeypatch):
+    """Its SavedModel of ids tells a client not to lower-case; one for text would do so, and is refused."""
+    model_dir = Path(shutil.copytree(pretrained.model_dir, tmp_path / "run", ignore=shutil.ignore_patterns("saved*")))
+    config = (model_dir / "config.yaml").read_text()
+    (model_dir / "config.yaml").write_text(config.replace("lower_case: true", "lower_case: false"))
+    with pytest.raises(
+        ConfigError, match=r"for text lower-cases it\. Received: --text for a run with data\.lower_case"
+    ):
+        export.export(model_dir, pretrained.data_dir, text=True)
+    asked = []
+    monkeypatch.setattr(fill_mask, "WordPiece", lambda *arguments: asked.append(arguments[1]) or WordPiece(*arguments))
+    for run_dir, lower_case in ((model_dir, False), (pretrained.model_dir, True)):
+        fill_mask.fill(export.export(run_dir, pretrained.data_dir), "The [MASK].", 1)
+        assert asked.pop() is lower_case
 
 
 def test_errors_of_fill_mask(pretrained, answering, tmp_path, capsys):

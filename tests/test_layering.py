@@ -98,7 +98,6 @@ ALLOWED_IN_TPU = {
     "dynamic_masking": {"bert_examples", "vocabulary"},
     "bert_input": {"dynamic_masking", "stages"},
     "bert_task": set(),
-    "bert_smoke": {"bert_config"},
     # model -> step -> loop -> checkpoint
     "keyed_dropout": set(),
     "train_step": set(),
@@ -108,8 +107,9 @@ ALLOWED_IN_TPU = {
     "training_history": {"atomic_file"},
     "training_loop": {"checkpoints", "config", "device_loop", "keyed_dropout", "stages", "train_step", "workers"}
     | {"training_history"},
+    "smoke": {"config", "run_config", "stages", "strategy", "training_loop"},
     "report": {"atomic_file", "config", "training_history"},
-    "run_folder": {"atomic_file", "checkpoints", "config"},
+    "run_folder": {"checkpoints", "config", "vocabulary"},
     "initial_weights": {"config", "run_folder"},
     "squad_config": {"bert_config", "config", "run_config", "stages"},
     "squad_data": {"config"},
@@ -118,7 +118,7 @@ ALLOWED_IN_TPU = {
     "squad_task": {"bert_task"},
     "squad_predict": {"atomic_file", "squad_input"},
     "text_input": set(),
-    "serving": {"text_input"},
+    "serving": {"text_input", "vocabulary"},
 }
 
 

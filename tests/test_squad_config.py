@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("official", reason="needs tf-models-official")
+
+import finetune_squad
 from config import ConfigError, load
 from run_config import make_optimizer
 from squad_config import SquadConfig
@@ -64,6 +67,17 @@ def test_a_config_opens_with_its_source(name):
     )
     assert f"configs/squad/{name}.yaml" in opening
     assert ("# Measured: " in opening) != ("# Not yet run." in opening)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(QUESTIONS))
+def test_two_updates(name, two_replicas, tmp_path, capsys):
+    finetune_squad.smoke(load(FOLDER / f"{name}.yaml", SquadConfig), two_replicas, tmp_path)
+    printed = capsys.readouterr().out
+    assert "stage 1: 2 steps of 4 = 2 replicas x 1 x 2 accumulated" in printed
+    assert "shrunk model.hidden_size: " in printed and "shrunk training.global_batch_size: " in printed
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    assert int(rows[-1].split(",")[0]) == 2
 
 
 def test_adamw_is_lamb_without_adapted_layers():

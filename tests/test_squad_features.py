@@ -17,8 +17,8 @@ import squad_features  # noqa: E402
 import squad_input  # noqa: E402
 from config import ConfigError  # noqa: E402
 from data_files import sha256  # noqa: E402
-from run_folder import read_vocabulary  # noqa: E402
 from squad_config import SquadDataConfig  # noqa: E402
+from vocabulary import read as read_vocabulary  # noqa: E402
 
 pytestmark = pytest.mark.model_garden
 

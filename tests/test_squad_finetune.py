@@ -25,9 +25,10 @@ import squad_features  # noqa: E402
 import squad_predict  # noqa: E402
 from bert_task import PretrainTask  # noqa: E402
 from config import load  # noqa: E402
-from run_folder import checkpoint_of_run, read_vocabulary  # noqa: E402
+from run_folder import checkpoint_of_run  # noqa: E402
 from squad_config import SquadConfig  # noqa: E402
 from squad_task import SquadTask  # noqa: E402
+from vocabulary import read as read_vocabulary  # noqa: E402
 
 pytestmark = [pytest.mark.model_garden, pytest.mark.slow]
 
@@ -331,9 +332,17 @@ def test_a_run_keeps_its_config_its_data_and_its_vocabulary(files, finished, tmp
         ({"config_file": "nowhere.yaml"}, [], "Config file not found. Received: nowhere.yaml."),
         ({"train_file": "nowhere.json"}, [], "SQuAD file not found. Received: nowhere.json."),
         ({"predict_file": "nowhere.json"}, [], "SQuAD file not found. Received: nowhere.json."),
-        ({"vocab_file": "nowhere.txt"}, [], "Vocabulary not found. Received: nowhere.txt."),
-        ({"vocab_file": TINY}, [], "tiny.yaml is not a vocabulary of BERT. Received: no [PAD]."),
-        ({"vocab_file": None, "data_dir": "nowhere"}, [], "Vocabulary not found. Received: nowhere/vocab.txt."),
+        (
+            {"vocab_file": "nowhere.txt"},
+            [],
+            "The vocabulary cannot be read: No such file or directory. Received: nowhere.txt.",
+        ),
+        ({"vocab_file": TINY}, [], "tiny.yaml: A vocabulary has each token once. Received: "),
+        (
+            {"vocab_file": None, "data_dir": "nowhere"},
+            [],
+            "The vocabulary cannot be read: No such file or directory. Received: nowhere/vocab.txt.",
+        ),
         ({"train_file": TINY}, [], "is not JSON."),
         ({"init_checkpoint": "nowhere"}, [], "No checkpoint found. Received: nowhere."),
         ({"model_dir": TINY / "run"}, [], "The folder cannot be written"),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import bert_manifest
 import run_folder
+import vocabulary as vocabularies
 from bert_config import PretrainConfig
 from config import CHECKPOINTS, CONFIG_NAME, ConfigError, load
 from data_files import sha256
@@ -62,7 +63,7 @@ def export(model_dir, data_dir=None, task=None, text=False):
 
     Raises:
         ConfigError: The folder holds no run of the task, the run has no checkpoint or one of another model, the
-            vocabulary is missing or another one, or the folder cannot be written.
+            vocabulary is missing, another one or, with `text`, not of lower case, or the folder cannot be written.
     """
     trained = run_folder.task_of(model_dir)
     if task not in (None, trained):
@@ -70,7 +71,7 @@ def export(model_dir, data_dir=None, task=None, text=False):
             f"The run was trained for another task. Received: --task {task}. Expected {trained}, by {model_dir}."
         )
     vocab_path = vocabulary_of_pretraining(model_dir, data_dir) if trained == "masked_lm" else model_dir / "vocab.txt"
-    vocab_size = len(run_folder.read_vocabulary(vocab_path))
+    vocab_size = len(vocabularies.read(vocab_path))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
@@ -86,11 +87,16 @@ def export(model_dir, data_dir=None, task=None, text=False):
         from bert_task import PretrainTask
 
         config = load(model_dir / CONFIG_NAME, PretrainConfig)
+        if text and not config.data.lower_case:
+            raise ConfigError(
+                "A SavedModel for text lower-cases it. Received: --text for a run with data.lower_case=false. "
+                "Expected no --text: give it token ids."
+            )
         model, step = restored(tf, PretrainTask(config.model, vocab_size, baseline_token=0), model_dir)
         if text:
             module = serving.masked_lm_of_text(model, vocab_path, config.model.max_positions)
         else:
-            module = serving.masked_lm_of_ids(model, vocab_path)
+            module = serving.masked_lm_of_ids(model, vocab_path, config.data.lower_case)
     else:
         from squad_task import SquadTask
 

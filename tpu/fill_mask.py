@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from config import ConfigError
-from wordpiece import make_tokenizer
-
-MASK = "[MASK]"
+from vocabulary import MASK
+from vocabulary import read as read_vocabulary
+from wordpiece import WordPiece
 
 
 def main(argv=None):
@@ -76,18 +76,16 @@ def fill(saved_model, sentence, count):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
-    vocabulary = (saved_model / "assets" / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    tokenizer = make_tokenizer(vocabulary)
-    parts = [tokenizer.encode(part, add_special_tokens=False).ids for part in sentence.split(MASK)]
-    ids = [vocabulary.index("[CLS]"), *parts[0]]
+    model, serve = load(tf, saved_model)
+    vocabulary = read_vocabulary(saved_model / "assets" / "vocab.txt")
+    word_piece = WordPiece(vocabulary, bool(model.lower_case.numpy()))
+    parts = [word_piece.token_ids(part) for part in sentence.split(MASK)]
+    ids = [vocabulary.cls_id, *parts[0]]
     positions = []
     for part in parts[1:]:
         positions.append(len(ids))
-        ids += [vocabulary.index(MASK), *part]
-    ids.append(vocabulary.index("[SEP]"))
-
-    model, serve = load(tf, saved_model)
-    row = tf.constant([ids])
+        ids += [vocabulary.mask_id, *part]
+    row = tf.constant([[*ids, vocabulary.sep_id]])
     try:
         outputs = serve(
             input_word_ids=row,
@@ -97,11 +95,14 @@ def fill(saved_model, sentence, count):
         )
     except tf.errors.InvalidArgumentError:
         raise ConfigError(
-            f"The sentence is longer than the model takes. Received: {len(ids)} tokens. Expected fewer."
+            f"The sentence is longer than the model takes. Received: {row.shape[1]} tokens. Expected fewer."
         ) from None
     top = tf.math.top_k(tf.nn.softmax(outputs["mlm_logits"][0]), min(count, len(vocabulary)))
     return [
-        [(vocabulary[index], float(probability)) for index, probability in zip(indices, probabilities, strict=True)]
+        [
+            (vocabulary.tokens[index], float(probability))
+            for index, probability in zip(indices, probabilities, strict=True)
+        ]
         for indices, probabilities in zip(top.indices.numpy(), top.values.numpy(), strict=True)
     ]
 

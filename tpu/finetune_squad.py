@@ -14,6 +14,7 @@ from pathlib import Path
 
 import run_folder
 import strategy as strategies
+import vocabulary as vocabularies
 from config import ConfigError, RunError, claim_folder, load
 from config import add_arguments as add_config_arguments
 from device_loop import Stopped, leave
@@ -34,16 +35,29 @@ def parse_arguments(argv):
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
-    parser.add_argument("--train_file", type=Path, required=True, help="the SQuAD JSON file to train on")
-    parser.add_argument("--predict_file", type=Path, required=True, help="the SQuAD JSON file to answer and evaluate")
-    vocabulary = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("--train_file", type=Path, help="the SQuAD JSON file to train on")
+    parser.add_argument("--predict_file", type=Path, help="the SQuAD JSON file to answer and evaluate")
+    vocabulary = parser.add_mutually_exclusive_group()
     vocabulary.add_argument("--vocab_file", type=Path, help="the vocabulary of the checkpoint")
     vocabulary.add_argument("--data_dir", type=Path, help="the folder of prepare_bert_data.py, for its vocabulary")
     parser.add_argument("--init_checkpoint", help="a run or a checkpoint; without it the weights begin at random")
     parser.add_argument("--model_dir", type=Path, required=True, help="the folder of the run, created when missing")
     parser.add_argument("--features_dir", type=Path, help="where to keep the features (default: in the run)")
+    parser.add_argument(
+        "--allow_config_change", action="store_true", help="continue a run in --model_dir with another config"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="try the config: two updates of a tiny model on random tokens, no files"
+    )
     strategies.add_arguments(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if not arguments.smoke:
+        for name in ("train_file", "predict_file"):
+            if getattr(arguments, name) is None:
+                parser.error(f"--{name} is required, unless --smoke is given")
+        if arguments.vocab_file is None and arguments.data_dir is None:
+            parser.error("--vocab_file or --data_dir is required, unless --smoke is given")
+    return arguments
 
 
 def main(argv=None):
@@ -56,8 +70,12 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     try:
         config = load(arguments.config_file, SquadConfig, arguments.overrides)
+        if arguments.smoke:
+            strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
+            smoke(config, strategy, arguments.model_dir)
+            return 0
         vocab_file = arguments.vocab_file or arguments.data_dir / run_folder.VOCAB_NAME
-        vocabulary = run_folder.read_vocabulary(vocab_file)
+        vocabulary = vocabularies.read(vocab_file)
         strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
         for size in (config.training.global_batch_size, config.prediction.global_batch_size):
             split(size, strategy.num_replicas_in_sync, None)
@@ -77,7 +95,7 @@ def run(config, vocabulary, strategy, arguments):
 
     Args:
         config: The `SquadConfig`.
-        vocabulary: The tokens in the order of their ids.
+        vocabulary: The `vocabulary.Vocabulary`.
         strategy: A `tf.distribute.Strategy`.
         arguments: The command line, for its files and folders.
 
@@ -100,7 +118,7 @@ def run(config, vocabulary, strategy, arguments):
     task, model = initial_model(config, len(vocabulary), strategy, arguments)
 
     # Features, which are made once.
-    claim_folder(model_dir, config)
+    claim_folder(model_dir, config, arguments.allow_config_change)
     run_folder.keep_vocabulary(vocabulary, model_dir)
     folder = arguments.features_dir or model_dir / "features"
     train_path, train = squad_features.prepare(arguments.train_file, "train", vocabulary, data, folder)
@@ -157,6 +175,34 @@ def initial_model(config, vocab_size, strategy, arguments):
             initial_weights.load_encoder, encoder_of(model), arguments.init_checkpoint, arguments.model_dir
         )
     return task, model
+
+
+def smoke(config, strategy, model_dir):
+    """Makes two updates of a config, with a tiny model, on random tokens; says what it shrank.
+
+    Args:
+        config: The `SquadConfig`.
+        strategy: A `tf.distribute.Strategy`.
+        model_dir: The `Path` of the trial run, not that of a real one.
+    """
+    import tensorflow as tf
+
+    import smoke
+    from squad_task import SquadTask
+
+    def make_example(small, _, integers):
+        length = small.data.seq_length
+        return {
+            "input_word_ids": integers(length, smoke.VOCAB_SIZE),
+            "input_mask": tf.ones([length], tf.int32),
+            "input_type_ids": integers(length, 2),
+            "start_positions": integers(1, length)[0],
+            "end_positions": integers(1, length)[0],
+        }
+
+    smoke.run(
+        config, [("training",)], strategy, model_dir, lambda small: SquadTask(small, smoke.VOCAB_SIZE), make_example
+    )
 
 
 def predicted_logits(config, strategy, task, model, path, features):

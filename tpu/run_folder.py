@@ -5,11 +5,10 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from atomic_file import atomic_path
+import vocabulary as vocabularies
 from config import CHECKPOINTS, CONFIG_NAME, ConfigError
 
 VOCAB_NAME = "vocab.txt"
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def newest_checkpoint(folder: str | Path) -> str | None:
@@ -36,35 +35,7 @@ def checkpoint_of_run(model_dir: str | Path) -> str:
     return checkpoint
 
 
-def read_vocabulary(path: str | Path) -> list[str]:
-    """Reads a vocabulary: one token a line, in the order of ids.
-
-    Raises:
-        ConfigError: The file is missing, not text, repeats a token or lacks a special one.
-    """
-    path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"Vocabulary not found. Received: {path}. Expected a vocab.txt, one token a line.") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. Expected a vocab.txt, one token a line.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text. Received: {error.reason} at byte {error.start}. Expected UTF-8.") from (
-            None
-        )
-    tokens = [token.removesuffix("\r") for token in text.removesuffix("\n").split("\n")]
-    missing = [token for token in SPECIAL_TOKENS if token not in tokens]
-    if missing or len(set(tokens)) != len(tokens):
-        problem = f"no {missing[0]}" if missing else "a token twice"
-        raise ConfigError(
-            f"{path} is not a vocabulary of BERT. Received: {problem}. "
-            f"Expected {', '.join(SPECIAL_TOKENS)} and other tokens, each once."
-        )
-    return tokens
-
-
-def keep_vocabulary(vocabulary: list[str], model_dir: str | Path) -> None:
+def keep_vocabulary(vocabulary: vocabularies.Vocabulary, model_dir: str | Path) -> None:
     """Binds a run's folder to its vocabulary: the first call leaves a copy there.
 
     Raises:
@@ -72,9 +43,8 @@ def keep_vocabulary(vocabulary: list[str], model_dir: str | Path) -> None:
     """
     kept = Path(model_dir) / VOCAB_NAME
     if not kept.exists():
-        with atomic_path(kept) as unfinished:
-            unfinished.write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8", newline="\n")
-    elif read_vocabulary(kept) != vocabulary:
+        vocabularies.write(vocabulary, kept)
+    elif vocabularies.read(kept).tokens != vocabulary.tokens:
         raise ConfigError(
             f"The run was begun with another vocabulary. Received: {len(vocabulary)} tokens, unlike those of {kept}. "
             "Expected the same vocabulary, or another folder for the run."

@@ -6,18 +6,20 @@ float32 and as the model gives them, at every place of the padded length.
 
 import tensorflow as tf
 
+from vocabulary import MASK
+
 IDS = tf.TensorSpec([None, None], tf.int32)
 TEXT = tf.TensorSpec([None], tf.string)
-MASK = "[MASK]"
 NO_PLACE = -1
 
 
-def masked_lm_of_ids(model, vocab_path):
+def masked_lm_of_ids(model, vocab_path, lower_case):
     """Predicts masked tokens from ids.
 
     Args:
         model: The model of `bert_task.PretrainTask`.
         vocab_path: The path of vocab.txt, which becomes an asset.
+        lower_case: Whether the vocabulary is of lower case, which a client must know; the variable `lower_case`.
 
     Returns:
         A `tf.Module`. Its function `serve` takes `input_word_ids`, `input_mask` and `input_type_ids` of shape
@@ -25,6 +27,7 @@ def masked_lm_of_ids(model, vocab_path):
         `[batch, predictions, vocabulary]` and `next_sentence` of `[batch, 2]`.
     """
     module = _module(model, vocab_path)
+    module.lower_case = tf.Variable(lower_case, trainable=False)
 
     @tf.function(input_signature=[IDS] * 4)
     def serve(input_word_ids, input_mask, input_type_ids, masked_lm_positions):

@@ -1,6 +1,6 @@
 """SQuAD questions as features: windows of token ids in a TFRecord file, which is made once and then read.
 
-Model Garden's `squad_lib` makes the features; the tokens come from `wordpiece.make_tokenizer`, which gives the same ids
+Model Garden's `squad_lib` makes the features; the tokens come from `wordpiece.WordPiece`, which gives the same ids
 as Model Garden's tokenizer and is faster. A file holds all that is needed to turn logits into answers.
 """
 
@@ -19,7 +19,7 @@ from config import ConfigError, Section
 from data_files import sha256
 from squad_config import SquadDataConfig
 from squad_data import Split
-from wordpiece import make_tokenizer
+from wordpiece import WordPiece
 
 # Goes up when the same settings and files start to give other features.
 FORMAT_VERSION = 1
@@ -50,27 +50,22 @@ class FeatureManifest(Section):
 
 
 class Tokenizer:
-    """What `squad_lib` asks of a tokenizer, by the `tokenizers` library.
+    """What `squad_lib` asks of a tokenizer.
 
     Args:
-        vocabulary: The tokens in the order of their ids.
+        vocabulary: The `vocabulary.Vocabulary`, of lower-case tokens.
     """
 
     def __init__(self, vocabulary):
-        self._tokenizer = make_tokenizer(vocabulary)
-        self._ids = {token: index for index, token in enumerate(vocabulary)}
-        self._seen = {}
+        self._vocabulary, self._word_piece = vocabulary, WordPiece(vocabulary)
 
     def tokenize(self, text):
-        """The WordPiece tokens of a text; the contexts of SQuAD come back word by word, question by question."""
-        tokens = self._seen.get(text)
-        if tokens is None:
-            tokens = self._seen[text] = self._tokenizer.encode(text, add_special_tokens=False).tokens
-        return tokens
+        """The WordPiece tokens of a text."""
+        return [self._vocabulary.tokens[token] for token in self._word_piece.token_ids(text)]
 
     def convert_tokens_to_ids(self, tokens):
         """The ids of tokens."""
-        return [self._ids[token] for token in tokens]
+        return [self._vocabulary.ids[token] for token in tokens]
 
 
 def prepare(squad_file, split, vocabulary, data, folder):
@@ -79,7 +74,7 @@ def prepare(squad_file, split, vocabulary, data, folder):
     Args:
         squad_file: The path of the JSON file.
         split: "train" or "predict".
-        vocabulary: The tokens in the order of their ids.
+        vocabulary: The `vocabulary.Vocabulary`, of lower-case tokens.
         data: The `SquadDataConfig`.
         folder: Where to keep them; it is made if missing. It may serve several runs.
 
@@ -96,7 +91,7 @@ def prepare(squad_file, split, vocabulary, data, folder):
         split=split,
         data=data,
         squad_sha256=sha256(squad_file),
-        vocab_sha256=hashlib.sha256("\n".join(vocabulary).encode()).hexdigest(),
+        vocab_sha256=hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest(),
     )
     digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
     path, manifest_path = folder / f"{split}-{digest}.tfrecord", folder / f"{split}-{digest}.json"
@@ -142,7 +137,7 @@ def read_features(path, vocabulary):
 
     Args:
         path: A TFRecord file of `prepare`.
-        vocabulary: The tokens in the order of their ids.
+        vocabulary: The `vocabulary.Vocabulary`, of lower-case tokens.
     """
     features = []
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -155,7 +150,7 @@ def read_features(path, vocabulary):
                 unique_id=values["unique_ids"][0],
                 example_index=values["example_index"][0],
                 doc_span_index=None,
-                tokens=[vocabulary[token] for token in values["input_ids"][:length]],
+                tokens=[vocabulary.tokens[token] for token in values["input_ids"][:length]],
                 token_to_orig_map=dict(zip(places, values["words"], strict=True)),
                 token_is_max_context=dict(zip(places, map(bool, values["max_context"]), strict=True)),
                 input_ids=values["input_ids"],

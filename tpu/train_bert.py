@@ -167,23 +167,33 @@ def smoke(config, strategy, model_dir):
         strategy: A `tf.distribute.Strategy`.
         model_dir: The `Path` of the trial run, not that of a real one.
     """
-    import bert_smoke
-    import run_config
-    import training_loop
+    import tensorflow as tf
+
+    import smoke
     from bert_task import PretrainTask
 
-    small, changes = bert_smoke.shrink(config, strategy.num_replicas_in_sync)
-    claim_folder(model_dir, small)
-    print(*(f"shrunk {change}" for change in changes), sep="\n")
-    stages = resolve(small.stages, strategy.num_replicas_in_sync, lambda _: None)
-    with strategies.precision(small.run.mixed_precision, strategy):
-        task = PretrainTask(small.model, small.data.vocab_size, baseline_token=0)
-        make_optimizer = run_config.make_optimizer(small.optimizer, small.run)
-        model = training_loop.build_model(task, strategy, small.run.seed)
-        training = training_loop.Run(task, model, make_optimizer, stages, strategy, model_dir, small.run)
-        training.train(lambda stage, _: bert_smoke.batches(strategy, stage))
-    for stage in stages:
-        print(stage.describe())
+    def make_example(_, stage, integers):
+        length, predictions = stage.seq_length, stage.max_predictions
+        return {
+            "input_word_ids": integers(length, smoke.VOCAB_SIZE),
+            "input_mask": tf.ones([length], tf.int32),
+            "input_type_ids": integers(length, 2),
+            "masked_lm_positions": tf.sort(integers(predictions, length)),
+            "masked_lm_ids": integers(predictions, smoke.VOCAB_SIZE),
+            # Replicas and parts have unequal counts of masked positions.
+            "masked_lm_weights": tf.cast(tf.range(predictions) <= integers(1, predictions), tf.float32),
+            "next_sentence_labels": integers(1, 2)[0],
+            "example_weights": tf.ones([]),
+        }
+
+    smoke.run(
+        config,
+        [("stages", number) for number in range(len(config.stages))],
+        strategy,
+        model_dir,
+        lambda small: PretrainTask(small.model, smoke.VOCAB_SIZE, baseline_token=0),
+        make_example,
+    )
 
 
 def finish(results, manifest, stages, strategy, model_dir):

@@ -16,10 +16,10 @@ Splitting here and keeping the pieces of words that were seen is also some five 
 import collections
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import chain
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from config import ConfigError
@@ -198,16 +198,3 @@ def train_vocabulary(read_lines: Callable[[], Iterable[str]], vocab_size: int, l
             f"Expected >= {len(tokens)}."
         )
     return Vocabulary(sorted(tokens, key=tokens.get))
-
-
-def make_tokenizer(vocabulary: Sequence[str], lower_case: bool = True) -> Tokenizer:
-    """A tokenizer of the library for the tokens of a vocabulary, with the differences that this file opens with.
-
-    It finds no special tokens in a text.
-    """
-    ids = {token: index for index, token in enumerate(vocabulary)}
-    model = models.WordPiece(ids, unk_token=UNK, max_input_chars_per_word=MAX_WORD_CHARACTERS)
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
