@@ -25,13 +25,10 @@ INSTALL := $(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BACKENDS := tensorflow jax torch
-# Two processes for the tests: each of them grows to some 7 GB on TensorFlow, which keeps what it compiled.
+# Two processes for the tests. TensorFlow keeps what it compiled, so the tests of the scripts get processes of their own.
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
-SCRIPT_TESTS := $(patsubst %,tests/test_%.py,bert_configs bert_masking bert_pairs bert_records checkpoints config \
-	dynamic_masking export export_text kill prepare_bert_data prepare_folder prepare_resume python_docs sentences \
-	squad_config squad_data squad_evaluation squad_features squad_finetune initial_weights text_files train_bert training_loop \
-	train_step vocabulary wordpiece worker_pool)
+SCRIPT_TESTS := tests/scripts
 
 .PHONY: train test coverage matrix matrix-row docs lint format clean
 
@@ -44,12 +41,14 @@ train: $(VENV)/.models
 	$(RUN_PYTHON) tpu/fill_mask.py --saved_model $(RUN)/saved_model "$(SENTENCE)"
 
 test: $(VENV)/.test
-	set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest $(PARALLEL); done
+	set -e; for backend in $(BACKENDS); do \
+		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest $(PARALLEL) --ignore=$(SCRIPT_TESTS); done
+	$(RUN_PYTHON) -m pytest $(PARALLEL) $(SCRIPT_TESTS)
 
 coverage: $(VENV)/.test
 	$(RUN_PYTHON) -m coverage erase
 	set -e; for backend in $(BACKENDS); do \
-		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m coverage run -m pytest $(PARALLEL) $(addprefix --ignore=,$(SCRIPT_TESTS)); done
+		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m coverage run -m pytest $(PARALLEL) --ignore=$(SCRIPT_TESTS); done
 	$(RUN_PYTHON) -m coverage combine --quiet
 	$(RUN_PYTHON) -m coverage report
 
@@ -66,7 +65,7 @@ matrix-row:
 		--constraint $(ROW)/constraints.txt --editable '.[models,test]'
 	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(ROW)/constraints.txt --no-deps timm
 	set -e; for backend in $(BACKENDS); do \
-		KERAS_BACKEND=$$backend $(ROW)/bin/python -m pytest -q $(PARALLEL) $(addprefix --ignore=,$(SCRIPT_TESTS)); done
+		KERAS_BACKEND=$$backend $(ROW)/bin/python -m pytest -q $(PARALLEL) --ignore=$(SCRIPT_TESTS); done
 
 docs: $(VENV)/.docs
 	$(VENV)/bin/sphinx-build -q -W --keep-going docs build/docs

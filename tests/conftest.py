@@ -22,16 +22,14 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("repeatable")
 
-# About tf.distribute, tf_keras or XLA on TensorFlow, or the same on every backend; the others run on each of them.
+# About tf.distribute, tf_keras or XLA on TensorFlow, or the same on every backend, as the scripts are.
 ON_TENSORFLOW_ONLY = """
 accumulation base_options distribution docs errors lamb layering migrate_errors model_garden multi_worker mutants
 other_peers peers round_trip rules schedules_tensorflow skipping tensorflow_addons theory xla
-bert_configs bert_masking bert_pairs bert_records checkpoints config dynamic_masking export export_text kill
-prepare_bert_data prepare_folder prepare_resume python_docs sentences squad_config squad_data squad_evaluation
-squad_features squad_finetune initial_weights text_files train_bert train_step training_loop vocabulary wordpiece
-worker_pool
 """.split()
-collect_ignore = [f"test_{name}.py" for name in ON_TENSORFLOW_ONLY] if keras.backend.backend() != "tensorflow" else []
+collect_ignore = ["scripts", *(f"test_{name}.py" for name in ON_TENSORFLOW_ONLY)]
+if keras.backend.backend() == "tensorflow":
+    collect_ignore = []
 
 CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 4)

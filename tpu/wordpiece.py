@@ -2,7 +2,7 @@
 
 The token ids of `WordPiece` are those of `official.nlp.tools.tokenization.FullTokenizer` on the same vocabulary, for
 any text. The library `tokenizers` learns vocabularies and looks up the pieces of a word. Its ready-made BERT
-normalizer and pre-tokenizer are left out, because they differ from Model Garden's (tests/test_wordpiece.py):
+normalizer and pre-tokenizer are left out, because they differ from Model Garden's (tests/scripts/test_wordpiece.py):
 
 1. A word of more than 100 characters becomes [UNK] there. Model Garden's limit, and ours, is 400; the published
    script's is 200.

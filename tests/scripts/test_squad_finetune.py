@@ -32,7 +32,7 @@ from vocabulary import read as read_vocabulary  # noqa: E402
 
 pytestmark = [pytest.mark.model_garden, pytest.mark.slow]
 
-CONFIGS = Path(__file__).parent.parent / "configs" / "squad"
+CONFIGS = Path(__file__).parents[2] / "configs" / "squad"
 TINY = CONFIGS / "tiny.yaml"
 SMALL = [
     "model.layers=1",

@@ -7,8 +7,8 @@ import pytest
 from bert_config import PretrainConfig
 from config import ConfigError, claim_folder, dump, load
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "bert").glob("*.yaml"))
-TINY = Path(__file__).parent.parent / "configs" / "bert" / "tiny.yaml"
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "bert").glob("*.yaml"))
+TINY = Path(__file__).parents[2] / "configs" / "bert" / "tiny.yaml"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

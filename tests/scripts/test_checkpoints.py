@@ -12,7 +12,7 @@ import tensorflow as tf
 from checkpoints import Checkpoints, list_prefixes, remove_unfinished
 from config import ConfigError
 
-TPU = Path(__file__).parent.parent / "tpu"
+TPU = Path(__file__).parents[2] / "tpu"
 
 
 def make(folder, size=1000, every_steps=1):

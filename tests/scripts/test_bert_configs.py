@@ -15,7 +15,7 @@ from stages import resolve, schedule, split  # noqa: E402
 
 pytestmark = [pytest.mark.model_garden]
 
-FOLDER = Path(__file__).parent.parent / "configs" / "bert"
+FOLDER = Path(__file__).parents[2] / "configs" / "bert"
 
 # Of each stage: cores, sequences of a core at once, accumulated parts, steps, steps of the schedule, warmup, peak rate.
 PAPER = {

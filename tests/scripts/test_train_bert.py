@@ -28,7 +28,7 @@ from config import ConfigError, claim_folder, load  # noqa: E402
 
 pytestmark = [pytest.mark.model_garden, pytest.mark.slow]
 
-TINY = Path(__file__).parent.parent / "configs" / "bert" / "tiny.yaml"
+TINY = Path(__file__).parents[2] / "configs" / "bert" / "tiny.yaml"
 SMALL = [
     "data.vocab_size=400",
     "data.dupe_factor=2",

@@ -33,7 +33,7 @@ from wordpiece import WordPiece  # noqa: E402
 
 pytestmark = [pytest.mark.model_garden, pytest.mark.slow]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODEL = ["model.layers=1", "model.hidden_size=16", "model.intermediate_size=32"]
 # Of the logits in a fresh process against those of the checkpoint's model.
 TOLERANCE = 1e-5

@@ -21,7 +21,7 @@ from config import load  # noqa: E402
 
 pytestmark = [pytest.mark.model_garden, pytest.mark.slow]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "bert" / "tiny.yaml"
 KILLS, KILLS_IN_WRITES = int(os.environ.get("KILLS", "1")), int(os.environ.get("KILLS_IN_WRITES", "1"))
 INTERVAL, STEPS = 3, (24, 12)

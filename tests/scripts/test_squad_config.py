@@ -12,7 +12,7 @@ from run_config import make_optimizer
 from squad_config import SquadConfig
 from stages import resolve
 
-FOLDER = Path(__file__).parent.parent / "configs" / "squad"
+FOLDER = Path(__file__).parents[2] / "configs" / "squad"
 # Questions of the training files, as published; of a made file for tiny. The features are a few more.
 QUESTIONS = {"v1_bert_large": 87_599, "v2_bert_large": 130_319, "v1_bert_base": 87_599, "tiny": 120}
 BERT = {"large": (24, 1024, 16, 4096), "base": (12, 768, 12, 3072)}

@@ -337,5 +337,5 @@ def test_inspect_prints_examples_in_words(inputs, prepared, vocabulary, capsys):
 
 
 def test_the_published_config_is_usable():
-    config = load_config(Path(__file__).parents[1] / "configs" / "bert" / "tiny.yaml", PretrainConfig)
+    config = load_config(Path(__file__).parents[2] / "configs" / "bert" / "tiny.yaml", PretrainConfig)
     assert prepare_bert_data.distinct_lengths(config) == ((64, 10), (128, 20))
