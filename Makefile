@@ -25,10 +25,10 @@ INSTALL := $(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BACKENDS := tensorflow jax torch
-# Two processes for the tests. TensorFlow keeps what it compiled, so the tests of the scripts get processes of their own.
+# Two processes for the tests, and new ones for each folder, since TensorFlow never frees what XLA compiled.
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
-SCRIPT_TESTS := tests/scripts
+ON_EVERY_BACKEND := --ignore=tests/on_tensorflow --ignore=tests/scripts
 
 .PHONY: train test coverage matrix matrix-row docs lint format clean
 
@@ -42,13 +42,15 @@ train: $(VENV)/.models
 
 test: $(VENV)/.test
 	set -e; for backend in $(BACKENDS); do \
-		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest $(PARALLEL) --ignore=$(SCRIPT_TESTS); done
-	$(RUN_PYTHON) -m pytest $(PARALLEL) $(SCRIPT_TESTS)
+		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest $(PARALLEL) $(ON_EVERY_BACKEND); done; \
+	for folder in on_tensorflow scripts; do \
+		KERAS_BACKEND=tensorflow $(RUN_PYTHON) -m pytest $(PARALLEL) tests/$$folder; done
 
 coverage: $(VENV)/.test
 	$(RUN_PYTHON) -m coverage erase
 	set -e; for backend in $(BACKENDS); do \
-		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m coverage run -m pytest $(PARALLEL) --ignore=$(SCRIPT_TESTS); done
+		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m coverage run -m pytest $(PARALLEL) $(ON_EVERY_BACKEND); done; \
+	KERAS_BACKEND=tensorflow $(RUN_PYTHON) -m coverage run -m pytest $(PARALLEL) tests/on_tensorflow
 	$(RUN_PYTHON) -m coverage combine --quiet
 	$(RUN_PYTHON) -m coverage report
 
@@ -65,7 +67,8 @@ matrix-row:
 		--constraint $(ROW)/constraints.txt --editable '.[models,test]'
 	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(ROW)/constraints.txt --no-deps timm
 	set -e; for backend in $(BACKENDS); do \
-		KERAS_BACKEND=$$backend $(ROW)/bin/python -m pytest -q $(PARALLEL) --ignore=$(SCRIPT_TESTS); done
+		KERAS_BACKEND=$$backend $(ROW)/bin/python -m pytest -q $(PARALLEL) $(ON_EVERY_BACKEND); done; \
+	KERAS_BACKEND=tensorflow $(ROW)/bin/python -m pytest -q $(PARALLEL) tests/on_tensorflow
 
 docs: $(VENV)/.docs
 	$(VENV)/bin/sphinx-build -q -W --keep-going docs build/docs

@@ -1,4 +1,4 @@
-"""Which files run on which backend, and virtual CPU devices: four, for the strategies of TensorFlow and for JAX."""
+"""Which folders run on which backend, and virtual CPU devices: four, for the strategies of TensorFlow and for JAX."""
 
 import contextlib
 import os
@@ -22,14 +22,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("repeatable")
 
-# About tf.distribute, tf_keras or XLA on TensorFlow, or the same on every backend, as the scripts are.
-ON_TENSORFLOW_ONLY = """
-accumulation base_options distribution docs errors lamb layering migrate_errors model_garden multi_worker mutants
-other_peers peers round_trip rules schedules_tensorflow skipping tensorflow_addons theory xla
-""".split()
-collect_ignore = ["scripts", *(f"test_{name}.py" for name in ON_TENSORFLOW_ONLY)]
-if keras.backend.backend() == "tensorflow":
-    collect_ignore = []
+# What is about tf.distribute, tf_keras or XLA on TensorFlow, or the same on every backend.
+collect_ignore = [] if keras.backend.backend() == "tensorflow" else ["on_tensorflow", "scripts"]
 
 CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 4)

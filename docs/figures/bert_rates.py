@@ -51,7 +51,10 @@ def lamb(axes):
     """LAMB, 512 to 32,768."""
     table_rows(axes, "lamb")
     panel(
-        axes, "large_lamb_512 ... large_lamb_32768", "below: 2,048, 1,024, 512; dotted: from length 128 to 512", "updates (% of the run)"
+        axes,
+        "large_lamb_512 ... large_lamb_32768",
+        "below: 2,048, 1,024, 512; dotted: from length 128 to 512",
+        "updates (% of the run)",
     )
 
 

@@ -1,7 +1,7 @@
 """Records what `tensorflow_addons.optimizers.LAMB` 0.23 computes, under the last TensorFlow that it imports with.
 
 TensorFlow Addons has ended, and no current TensorFlow imports it. Its numbers are kept in this folder, and
-`tests/test_tensorflow_addons.py` replays them. To record them again, with Python 3.10 or 3.11:
+`tests/on_tensorflow/test_tensorflow_addons.py` replays them. To record them again, with Python 3.10 or 3.11:
 
     python3.11 -m venv addons
     addons/bin/pip install tensorflow-cpu==2.15.1 tensorflow-addons==0.23.0 numpy==1.26.4

@@ -11,7 +11,7 @@ import pytest
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the pages import both faces, and tf_keras needs TensorFlow"
 )
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

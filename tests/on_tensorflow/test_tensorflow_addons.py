@@ -23,7 +23,7 @@ import tf_lamb
 import tf_lamb.tf_keras
 
 FLOAT32 = RELATIVE_L2["float32", "cpu"]
-FOLDER = Path(__file__).parent / "recordings"
+FOLDER = Path(__file__).parents[1] / "recordings"
 RECORDING = np.load(FOLDER / "tensorflow_addons.npz")
 CASES = json.loads(str(RECORDING["cases"]))
 MIGRATION_SHAPES = [(3, 4), (4,), (4, 2), (2,)]

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the figure's script trains in a tf.function"
 )
-SCRIPT = Path(__file__).parents[1] / "docs" / "figures" / "theory.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "figures" / "theory.py"
 RUN_STEPS = (16, 64, 256, 1024)
 SEEDS = 2
 # The means over six pairs of seeds, which differ by 0.024 at most.

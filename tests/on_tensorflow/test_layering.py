@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LIBRARY = sorted((ROOT / "tf_lamb").glob("*.py"))
 SCRIPTS_FOLDER = sorted((ROOT / "tpu").glob("*.py"))
 OWN_MODULES = {path.stem for path in SCRIPTS_FOLDER}

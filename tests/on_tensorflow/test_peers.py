@@ -1,7 +1,7 @@
 """What is wrong with the LAMBs at hand, and not with ours: the figures of the README.
 
-A row for each defect that was found in a peer, on ours and on the peer: `pytest -s tests/test_peers.py
-tests/test_other_peers.py` prints them. A peer that is not run is a transcription of its formula.
+A row for each defect that was found in a peer, on ours and on the peer: `pytest -s tests/on_tensorflow/test_peers.py
+tests/on_tensorflow/test_other_peers.py` prints them. A peer that is not run is a transcription of its formula.
 """
 
 import functools
