@@ -5,7 +5,7 @@ import tensorflow as tf
 import run_config
 import strategy as strategies
 import training_loop
-from config import claim_folder
+from config import Section, claim_folder
 from stages import resolve
 
 STEPS = 2
@@ -96,5 +96,5 @@ def _batches(strategy, stage, make_example):
 
 def _at(value, path):
     for key in path:
-        value = value[key] if isinstance(value, dict | list) else getattr(value, key)
+        value = getattr(value, key) if isinstance(value, Section) else value[key]
     return value
