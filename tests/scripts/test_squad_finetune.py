@@ -337,7 +337,7 @@ def test_a_run_keeps_its_config_its_data_and_its_vocabulary(files, finished, tmp
             [],
             "The vocabulary cannot be read: No such file or directory. Received: nowhere.txt.",
         ),
-        ({"vocab_file": TINY}, [], "tiny.yaml: A vocabulary has each token once. Received: "),
+        ({"vocab_file": TINY}, [], "tiny.yaml: A vocabulary needs the special tokens. Received: no [PAD], "),
         (
             {"vocab_file": None, "data_dir": "nowhere"},
             [],
