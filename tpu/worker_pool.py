@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -94,7 +95,9 @@ class WorkerPool:
         return [results[number] for number in range(len(tasks))]
 
     def _submit(self, function, task):
-        # The executor starts its processes here, and they keep on blocking what is blocked now.
+        # The executor starts its processes here, and they keep on blocking what is blocked now. It would also start the
+        # tracker of semaphores, which unblocks interrupts.
+        multiprocessing.resource_tracker.ensure_running()
         with _interrupts_wait():
             if self._executor is None:
                 self._other_children = set(multiprocessing.active_children())

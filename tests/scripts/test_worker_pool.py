@@ -43,6 +43,10 @@ def who(number):
     time.sleep(0.01)
     return os.getpid()
 
+def blocks_interrupts(number):
+    time.sleep(0.05)
+    return is_first() or signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
 def sleep(path):
     open(f"{path}.{os.getpid()}", "w").close()
     time.sleep(300)
@@ -87,6 +91,21 @@ def test_a_killed_process_is_told(tasks):
     with pytest.raises(WorkerDied, match=r"A process was killed\. Received: 2 processes at work on deaths\. Expected"):
         with WorkerPool(2) as pool:
             pool.run(tasks.die, range(9), "deaths", "numbers")
+
+
+def test_no_worker_ever_sees_an_interrupt(tasks, tmp_path):
+    """It would print a traceback, most of all while its interpreter starts."""
+    program = (
+        "import pool_tasks, worker_pool\n"
+        "if __name__ == '__main__':\n"
+        "    with worker_pool.WorkerPool(3) as pool:\n"
+        "        print(all(pool.run(pool_tasks.blocks_interrupts, range(60), 'masks', 'masks')))\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": f"{TPU}:{Path(tasks.__file__).parent}"}
+    command = [sys.executable, tmp_path / "program.py"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr, result.returncode) == ("True\n", "", 0)
 
 
 def is_alive(pid):
