@@ -32,9 +32,25 @@ class Section(pydantic.BaseModel):
 Config = TypeVar("Config", bound=Section)
 
 
+def local_path(text: str) -> Path:
+    """The path that an argument of a command line names.
+
+    Raises:
+        argparse.ArgumentTypeError: It is an address such as gs://bucket/folder, which would become a folder "gs:" here.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"Paths are local. Received: {text}. Expected a folder of this machine, for example one where "
+            "Cloud Storage FUSE mounts the bucket."
+        )
+    return Path(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--config_file` and `--set` to a script's command line."""
-    parser.add_argument("--config_file", required=True, help="the YAML config, for example configs/bert/tiny.yaml")
+    parser.add_argument(
+        "--config_file", type=local_path, required=True, help="the YAML config, for example configs/bert/tiny.yaml"
+    )
     parser.add_argument(
         "--set",
         dest="overrides",

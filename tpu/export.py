@@ -13,13 +13,12 @@ import argparse
 import os
 import shutil
 import sys
-from pathlib import Path
 
 import bert_manifest
 import run_folder
 import vocabulary as vocabularies
 from bert_config import PretrainConfig
-from config import CHECKPOINTS, CONFIG_NAME, ConfigError, load
+from config import CHECKPOINTS, CONFIG_NAME, ConfigError, load, local_path
 from data_files import sha256
 from squad_config import SquadConfig
 
@@ -33,8 +32,8 @@ def main(argv=None):
         The exit code: 0, or 2 for input that cannot be used.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", type=Path, required=True, help="the folder of the run")
-    parser.add_argument("--data_dir", type=Path, help="the data of a pre-training run, for its vocabulary")
+    parser.add_argument("--model_dir", type=local_path, required=True, help="the folder of the run")
+    parser.add_argument("--data_dir", type=local_path, help="the data of a pre-training run, for its vocabulary")
     parser.add_argument("--task", choices=TASKS, help="what the run was trained for (default: what its config says)")
     parser.add_argument("--text", action="store_true", help="take text, by ops of tensorflow_text in the graph")
     arguments = parser.parse_args(argv)

@@ -8,9 +8,8 @@ Where the folder holds several versions, the newest is taken.
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from config import ConfigError
+from config import ConfigError, local_path
 from vocabulary import MASK
 from vocabulary import read as read_vocabulary
 from wordpiece import WordPiece
@@ -23,7 +22,9 @@ def main(argv=None):
         The exit code: 0, or 2 for input that cannot be used.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--saved_model", type=Path, required=True, help="a SavedModel, or the folder of its versions")
+    parser.add_argument(
+        "--saved_model", type=local_path, required=True, help="a SavedModel, or the folder of its versions"
+    )
     parser.add_argument("--count", type=int, default=5, help="how many fillings to print (default: 5)")
     parser.add_argument("sentence", help="a sentence with at least one [MASK]")
     arguments = parser.parse_args(argv)

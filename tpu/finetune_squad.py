@@ -10,12 +10,11 @@ null_odds.json, and results.json. The same command continues a run that was inte
 
 import argparse
 import sys
-from pathlib import Path
 
 import run_folder
 import strategy as strategies
 import vocabulary as vocabularies
-from config import ConfigError, RunError, claim_folder, load
+from config import ConfigError, RunError, claim_folder, load, local_path
 from config import add_arguments as add_config_arguments
 from device_loop import Stopped, leave
 from squad_config import SquadConfig
@@ -35,14 +34,20 @@ def parse_arguments(argv):
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
-    parser.add_argument("--train_file", type=Path, help="the SQuAD JSON file to train on")
-    parser.add_argument("--predict_file", type=Path, help="the SQuAD JSON file to answer and evaluate")
+    parser.add_argument("--train_file", type=local_path, help="the SQuAD JSON file to train on")
+    parser.add_argument("--predict_file", type=local_path, help="the SQuAD JSON file to answer and evaluate")
     vocabulary = parser.add_mutually_exclusive_group()
-    vocabulary.add_argument("--vocab_file", type=Path, help="the vocabulary of the checkpoint")
-    vocabulary.add_argument("--data_dir", type=Path, help="the folder of prepare_bert_data.py, for its vocabulary")
-    parser.add_argument("--init_checkpoint", help="a run or a checkpoint; without it the weights begin at random")
-    parser.add_argument("--model_dir", type=Path, required=True, help="the folder of the run, created when missing")
-    parser.add_argument("--features_dir", type=Path, help="where to keep the features (default: in the run)")
+    vocabulary.add_argument("--vocab_file", type=local_path, help="the vocabulary of the checkpoint")
+    vocabulary.add_argument(
+        "--data_dir", type=local_path, help="the folder of prepare_bert_data.py, for its vocabulary"
+    )
+    parser.add_argument(
+        "--init_checkpoint", type=local_path, help="a run or a checkpoint; without it the weights begin at random"
+    )
+    parser.add_argument(
+        "--model_dir", type=local_path, required=True, help="the folder of the run, created when missing"
+    )
+    parser.add_argument("--features_dir", type=local_path, help="where to keep the features (default: in the run)")
     parser.add_argument(
         "--allow_config_change", action="store_true", help="continue a run in --model_dir with another config"
     )

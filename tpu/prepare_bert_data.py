@@ -36,7 +36,7 @@ from bert_config import PretrainConfig
 from bert_manifest import Manifest, RecordFile, Settings, TextCounts, TokenFrequency
 from bert_shards import SPLITS
 from bert_words import examples_in_words
-from config import ConfigError
+from config import ConfigError, local_path
 from config import add_arguments as add_config_arguments
 from config import load as load_config
 from data_files import DataFile
@@ -96,12 +96,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         prog="prepare_bert_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument("--train_text", type=Path, required=True, nargs="+", help="the text to learn from")
-    parser.add_argument("--held_out_text", type=Path, required=True, nargs="+", help="the text to evaluate on")
+    parser.add_argument("--train_text", type=local_path, required=True, nargs="+", help="the text to learn from")
+    parser.add_argument("--held_out_text", type=local_path, required=True, nargs="+", help="the text to evaluate on")
     parser.add_argument("--document_per_file", action="store_true", help="each file of text is one document")
     parser.add_argument("--sentence_per_line", action="store_true", help="each line of text is one sentence")
-    parser.add_argument("--vocab_file", type=Path, help="a vocab.txt to use (default: one is learned)")
-    parser.add_argument("--output_dir", type=Path, required=True, help="the folder of the prepared data")
+    parser.add_argument("--vocab_file", type=local_path, help="a vocab.txt to use (default: one is learned)")
+    parser.add_argument("--output_dir", type=local_path, required=True, help="the folder of the prepared data")
     parser.add_argument("--shards", type=int, default=4, help="the training files of each sequence length (default: 4)")
     parser.add_argument("--processes", type=int, help="how many to use (default: one a core; fewer for little text)")
     parser.add_argument("--overwrite", action="store_true", help="replace data made with other settings")

@@ -10,13 +10,12 @@ gives a new run the weights of another one, or of a public BERT checkpoint, name
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import bert_manifest
 import strategy as strategies
 from atomic_file import atomic_path
 from bert_config import PretrainConfig
-from config import ConfigError, RunError, claim_folder, load
+from config import ConfigError, RunError, claim_folder, load, local_path
 from config import add_arguments as add_config_arguments
 from device_loop import Stopped, leave
 from stages import resolve, split
@@ -35,9 +34,15 @@ def parse_arguments(argv):
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
-    parser.add_argument("--data_dir", help="the folder that prepare_bert_data.py wrote; not needed for --smoke")
-    parser.add_argument("--model_dir", required=True, help="the folder of the run, created when missing")
-    parser.add_argument("--init_checkpoint", help="a run or a checkpoint; without it the weights begin at random")
+    parser.add_argument(
+        "--data_dir", type=local_path, help="the folder that prepare_bert_data.py wrote; not needed for --smoke"
+    )
+    parser.add_argument(
+        "--model_dir", type=local_path, required=True, help="the folder of the run, created when missing"
+    )
+    parser.add_argument(
+        "--init_checkpoint", type=local_path, help="a run or a checkpoint; without it the weights begin at random"
+    )
     parser.add_argument(
         "--allow_config_change", action="store_true", help="continue a run in --model_dir with another config"
     )
@@ -63,7 +68,7 @@ def main(argv=None):
         config = load(arguments.config_file, PretrainConfig, arguments.overrides)
         if arguments.smoke:
             strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
-            smoke(config, strategy, Path(arguments.model_dir))
+            smoke(config, strategy, arguments.model_dir)
             return 0
         manifest = bert_manifest.load(arguments.data_dir)
         bert_manifest.check_covers(manifest, config.stages)
@@ -80,8 +85,8 @@ def main(argv=None):
             manifest,
             stages,
             strategy,
-            Path(arguments.data_dir),
-            Path(arguments.model_dir),
+            arguments.data_dir,
+            arguments.model_dir,
             arguments.init_checkpoint,
         )
     except (ConfigError, RunError) as error:

@@ -4,6 +4,13 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("official", reason="needs tf-models-official")
+
+import export
+import fill_mask
+import finetune_squad
+import prepare_bert_data
+import train_bert
 from bert_config import PretrainConfig
 from config import ConfigError, claim_folder, dump, load
 
@@ -75,6 +82,26 @@ def test_a_file_that_is_not_text(tmp_path):
 def test_a_missing_file():
     with pytest.raises(ConfigError, match=r"Config file not found\. Received: nowhere\.yaml\. Expected a YAML file"):
         load("nowhere.yaml", PretrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        (export, "--model_dir"),
+        (fill_mask, "--saved_model"),
+        (finetune_squad, "--train_file"),
+        (prepare_bert_data, "--output_dir"),
+        (train_bert, "--model_dir"),
+        (train_bert, "--data_dir"),
+        (train_bert, "--init_checkpoint"),
+    ],
+)
+def test_an_address_is_no_path(script, name, capsys):
+    """It would become a folder "gs:" here."""
+    with pytest.raises(SystemExit) as stop:
+        script.main([name, "gs://bucket/folder"])
+    assert stop.value.code == 2
+    assert f"argument {name}: Paths are local. Received: gs://bucket/folder. Expected" in capsys.readouterr().err
 
 
 def test_a_folder_keeps_its_config(tmp_path):
