@@ -15,9 +15,10 @@ import bert_manifest
 import strategy as strategies
 from atomic_file import atomic_path
 from bert_config import PretrainConfig
-from config import ConfigError, RunError, claim_folder, load, local_path
+from config import CHECKPOINTS, ConfigError, RunError, claim_folder, load, local_path
 from config import add_arguments as add_config_arguments
 from device_loop import Stopped, leave
+from run_folder import newest_checkpoint
 from stages import resolve, split
 
 # The panels of the report.
@@ -74,7 +75,7 @@ def main(argv=None):
         bert_manifest.check_covers(manifest, config.stages)
         strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
         stages = resolve_stages(config, manifest, strategy.num_replicas_in_sync)
-        if arguments.init_checkpoint:
+        if arguments.init_checkpoint and not newest_checkpoint(arguments.model_dir / CHECKPOINTS):
             import initial_weights
 
             initial_weights.find_checkpoint(arguments.init_checkpoint)

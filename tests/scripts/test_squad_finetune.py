@@ -19,6 +19,7 @@ import squad_evaluation  # noqa: E402
 import squad_file  # noqa: E402
 from official.nlp.data import squad_lib  # noqa: E402
 from official.nlp.tools import tokenization  # noqa: E402
+from stopped_run import expect_same_bits, interrupt_at, saved_updates  # noqa: E402
 
 import finetune_squad  # noqa: E402
 import squad_features  # noqa: E402
@@ -88,15 +89,6 @@ def questions_of(folder):
     return [question for _, question in squad_file.questions(json.loads((folder / "dev.json").read_text()))]
 
 
-def checkpoint_values(model_dir):
-    reader = tf.train.load_checkpoint(checkpoint_of_run(model_dir))
-    return {
-        name: reader.get_tensor(name)
-        for name in reader.get_variable_to_shape_map()
-        if "save_counter" not in name and "OBJECT_GRAPH" not in name
-    }
-
-
 @pytest.fixture(scope="module")
 def finished(files, two_replicas, tmp_path_factory):
     """The folder of a run that nothing interrupted, and its config."""
@@ -133,8 +125,7 @@ def test_a_run_leaves_what_it_promises(files, finished):
     assert (model_dir / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
     assert "adapted: 0 of" in (model_dir / "plan.txt").read_text()
     manifest = written(model_dir, "train_features.json")
-    values = checkpoint_values(model_dir)
-    assert values["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"] == -(-manifest["features"] // 8)
+    assert saved_updates(model_dir) == -(-manifest["features"] // 8)
     scalars = set()
     for path in (model_dir / "summaries").rglob("events*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
@@ -262,28 +253,12 @@ def test_the_loss_is_one_mean_over_unequal_replicas(two_replicas):
 
 @pytest.mark.parametrize("files", [False], indirect=True)
 def test_an_interrupted_run_ends_with_the_same_bits(files, finished, two_replicas, tmp_path, monkeypatch, capsys):
-    import training_loop
-
     for stop_at in (6, 10):
-
-        class Interrupted(training_loop.Progress):
-            def __call__(self, output, stop_at=stop_at):
-                super().__call__(output)
-                if int(self._step.numpy()) == stop_at:
-                    raise KeyboardInterrupt
-
-        monkeypatch.setattr(training_loop, "Progress", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(files, two_replicas, tmp_path / "run")
-        monkeypatch.undo()
-        step = checkpoint_values(tmp_path / "run")["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"]
-        assert step == stop_at - 2
+        interrupt_at(stop_at, lambda: run(files, two_replicas, tmp_path / "run"), monkeypatch)
+        assert saved_updates(tmp_path / "run") == stop_at - 2
     run(files, two_replicas, tmp_path / "run")
     assert "the run goes on from its own checkpoint" in capsys.readouterr().out
-    expected, resumed = checkpoint_values(finished[0]), checkpoint_values(tmp_path / "run")
-    assert expected.keys() == resumed.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    expect_same_bits(tmp_path / "run", finished[0])
     for name in ("predictions.json", "nbest_predictions.json", "results.json"):
         assert written(tmp_path / "run", name) == written(finished[0], name)
 
@@ -303,7 +278,7 @@ def test_the_command_is_interrupted_and_goes_on(files, tmp_path):
     assert process.returncode == 130, errors
     assert "interrupted; the same command continues from the newest checkpoint." in errors
     assert "Traceback" not in errors
-    step = checkpoint_values(tmp_path / "run")["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"]
+    step = saved_updates(tmp_path / "run")
     assert step % 150, "A checkpoint of the interrupt itself."
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert finished.returncode == 0, finished.stderr

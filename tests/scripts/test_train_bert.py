@@ -15,6 +15,7 @@ import tensorflow as tf
 
 pytest.importorskip("official", reason="needs tf-models-official")
 
+from stopped_run import checkpoint_values, expect_same_bits, interrupt_at, saved_updates  # noqa: E402
 from tolerances import REPLICAS, distance  # noqa: E402
 
 import bert_input  # noqa: E402
@@ -75,15 +76,6 @@ def run(small, strategy, model_dir, config=None):
     return train_bert.run(config, manifest, stages, strategy, data_dir, model_dir)
 
 
-def checkpoint_values(model_dir):
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(model_dir / "checkpoints"))
-    return {
-        name: reader.get_tensor(name)
-        for name in reader.get_variable_to_shape_map()
-        if "save_counter" not in name and "OBJECT_GRAPH" not in name
-    }
-
-
 @pytest.fixture(scope="module")
 def finished(small, two_replicas, tmp_path_factory):
     """The folder and the held-out results of a run that nothing interrupted."""
@@ -93,9 +85,8 @@ def finished(small, two_replicas, tmp_path_factory):
 
 def test_a_run_leaves_what_it_promises(finished, small):
     model_dir, results = finished
-    values = checkpoint_values(model_dir)
-    assert values["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"] == 6
-    assert all(np.all(np.isfinite(value)) for value in values.values())
+    assert saved_updates(model_dir) == 6
+    assert all(np.all(np.isfinite(value)) for value in checkpoint_values(model_dir).values())
     assert json.loads((model_dir / "held_out.json").read_text()) == results
     assert set(results) >= {"masked_lm_accuracy", "unigram_accuracy", "next_sentence_accuracy", "masked_lm_loss"}
     assert load(model_dir / "config.yaml", PretrainConfig) == small[0]
@@ -109,27 +100,11 @@ def test_a_run_leaves_what_it_promises(finished, small):
 
 def test_an_interrupted_run_ends_with_the_same_bits(finished, small, two_replicas, tmp_path, monkeypatch):
     """Interrupted in the middle of the first stage and again in the second; the rate is warm, moments are not zero."""
-    import training_loop
-
     for stop_at in (3, 5):
-
-        class Interrupted(training_loop.Progress):
-            def __call__(self, output, stop_at=stop_at):
-                super().__call__(output)
-                if int(self._step.numpy()) == stop_at:
-                    raise KeyboardInterrupt
-
-        monkeypatch.setattr(training_loop, "Progress", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(small, two_replicas, tmp_path / "run")
-        monkeypatch.undo()
-        step = checkpoint_values(tmp_path / "run")["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"]
-        assert step == stop_at - 1
+        interrupt_at(stop_at, lambda: run(small, two_replicas, tmp_path / "run"), monkeypatch)
+        assert saved_updates(tmp_path / "run") == stop_at - 1
     run(small, two_replicas, tmp_path / "run")
-    expected, resumed = checkpoint_values(finished[0]), checkpoint_values(tmp_path / "run")
-    assert expected.keys() == resumed.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    expect_same_bits(tmp_path / "run", finished[0])
 
 
 def test_one_replica_trains_like_two(finished, small, tmp_path):
@@ -241,7 +216,7 @@ def test_the_command_is_interrupted_and_goes_on(small, tmp_path):
     assert process.returncode == 130
     assert "interrupted; the same command continues from the newest checkpoint." in errors
     assert "stopping after this loop" in errors and "Traceback" not in errors
-    step = checkpoint_values(tmp_path / "run")["optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"]
+    step = saved_updates(tmp_path / "run")
     assert 0 < step < 2000 and step % 1000, "A checkpoint of the interrupt itself."
 
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -271,6 +246,16 @@ def test_errors_of_the_command_line(small, tmp_path, capsys, changes, more, mess
     error = capsys.readouterr().err
     assert error.startswith("train_bert: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_the_initial_checkpoint_is_needed_only_by_a_new_run(finished, small, tmp_path, capsys):
+    """The same command goes on when that checkpoint is gone."""
+    more = ["--strategy", "one_device", "--init_checkpoint", str(tmp_path / "gone")]
+    assert train_bert.main([*more, *arguments(small, tmp_path)]) == 2
+    assert "No checkpoint found. Received: " in capsys.readouterr().err and not (tmp_path / "run").exists()
+    shutil.copytree(finished[0], tmp_path / "run")
+    assert train_bert.main([*more, *arguments(small, tmp_path)]) == 0
+    assert "the run goes on from its own checkpoint" in capsys.readouterr().out
 
 
 def test_a_run_keeps_its_data(small, tmp_path):
