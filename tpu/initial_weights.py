@@ -87,8 +87,8 @@ def load_pretrainer(model: tf.Module, checkpoint_or_run: str | Path) -> str:
     Raises:
         ConfigError: As `load_encoder`; or a head has another shape.
     """
-    read = load_encoder(model.encoder_network, checkpoint_or_run)
     checkpoint = find_checkpoint(checkpoint_or_run)
+    read = load_encoder(model.encoder_network, checkpoint)
     reader = tf.train.load_checkpoint(checkpoint)
     shapes = reader.get_variable_to_shape_map()
     heads = _heads(model)

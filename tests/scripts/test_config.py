@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("official", reason="needs tf-models-official")
-
 import export
 import fill_mask
 import finetune_squad
