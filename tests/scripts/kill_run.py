@@ -1,10 +1,8 @@
 """Kills a training command again and again, and lets it go on, until it ends by itself."""
 
 import json
-import os
 import random
 import re
-import signal
 import socket
 import subprocess
 import time
@@ -13,6 +11,8 @@ from pathlib import Path
 
 class KilledRun:
     """A run of one or more processes that is killed at random steps and within writes of checkpoints.
+
+    A process is killed at the earliest when it has said from which step it goes on.
 
     Args:
         command: The command line; every process gets the same.
@@ -29,36 +29,35 @@ class KilledRun:
         self.restored_steps = []
 
     def run(self, kills, kills_in_writes, seed=0):
-        """Runs until the command ends by itself, with at least so many kills of either kind.
-
-        Returns:
-            The output of the last process.
-        """
+        """Runs until the command ends by itself, with so many kills of either kind."""
         draw = random.Random(seed)
-        # Uniform over the run: a kill at a step that is already behind comes at the next restart's end of tracing.
-        targets = sorted(draw.randrange(1, self._total_steps) for _ in range(kills))
-        writes = [draw.randrange(1, self._total_steps - 1) for _ in range(kills_in_writes)]
-        while True:
-            running = self._start()
-            try:
-                if self.kills < len(targets):
-                    killed = self._kill_when(running, lambda: self._step() >= targets[self.kills])
-                    self.kills += killed
-                elif self.kills_in_writes < len(writes):
-                    killed = self._kill_when(running, self._is_writing)
-                    self.kills_in_writes += killed and self._is_writing()
-                else:
-                    outputs = [process.communicate(timeout=600)[0] for process in running]
-                    assert all(process.returncode == 0 for process in running), "\n".join(outputs)
-                    self._note_restored(outputs[0])
-                    return outputs[0]
-            finally:
-                for process in running:
-                    if process.poll() is None:
-                        process.kill()
-                        process.wait()
-            assert killed, "The run ended before it could be killed."
-            self._note_restored(running[0].stdout.read())
+        # Uniform over the run: where the step is already behind, as soon as the next process has restored.
+        targets = [(draw.randrange(1, self._total_steps), False) for _ in range(kills)]
+        targets += [(draw.randrange(self._total_steps - 1), True) for _ in range(kills_in_writes)]
+        for step, in_write in sorted(targets):
+            while not self._killed(step, in_write):
+                pass
+        running = self._start()
+        try:
+            codes = [process.wait(timeout=600) for process in running]
+        finally:
+            _kill(running)
+        assert not any(codes), self._output()
+        self.restored_steps.append(self._restored_step())
+
+    def _killed(self, step, in_write):
+        """Runs until it is killed at a step; returns False if that was to be in a write, which was over before."""
+        running = self._start()
+        try:
+            self._wait(running, lambda: self._step() >= step and (not in_write or self._is_writing()))
+        finally:
+            _kill(running)
+        self.restored_steps.append(self._restored_step())
+        if in_write and not self._is_writing():
+            return False
+        self.kills += not in_write
+        self.kills_in_writes += in_write
+        return True
 
     def executed_steps(self):
         """How many device loops of one step all processes together have reported, a lower bound of the steps made."""
@@ -68,29 +67,22 @@ class KilledRun:
         ports = [_free_port() for _ in range(self._processes)]
         running = []
         for index in range(self._processes):
-            environment = dict(self._environment)
+            environment = {**self._environment, "PYTHONUNBUFFERED": "1"}
             if self._processes > 1:
                 cluster = {"worker": [f"localhost:{port}" for port in ports]}
                 environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-            running.append(
-                subprocess.Popen(
-                    self._command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            with self._output_path(index).open("w") as output:
+                running.append(
+                    subprocess.Popen(self._command, env=environment, stdout=output, stderr=subprocess.STDOUT)
                 )
-            )
         return running
 
-    def _kill_when(self, running, condition):
+    def _wait(self, running, condition):
         deadline = time.monotonic() + 600
-        while all(process.poll() is None for process in running):
+        while self._restored_step() is None or not condition():
+            assert all(process.poll() is None for process in running), self._output()
             assert time.monotonic() < deadline, "The run does not get on."
-            if condition():
-                for process in running:
-                    os.kill(process.pid, signal.SIGKILL)
-                for process in running:
-                    process.wait()
-                return True
             time.sleep(0.0005)
-        raise AssertionError(running[0].stdout.read())
 
     def _step(self):
         try:
@@ -102,11 +94,26 @@ class KilledRun:
     def _is_writing(self):
         return any(self._model_dir.glob("checkpoints/ckpt-*_temp"))
 
-    def _note_restored(self, output):
-        found = re.search(r"step (\d+) of \d+, restored from ckpt-(\d+)", output)
-        if found:
-            assert found[1] == found[2]
-            self.restored_steps.append(int(found[1]))
+    def _output_path(self, index):
+        return self._model_dir.with_name(f"{self._model_dir.name}_output_{index}.txt")
+
+    def _output(self):
+        return self._output_path(0).read_text(encoding="utf-8")
+
+    def _restored_step(self):
+        """The step that the present process has said to go on from; None before."""
+        found = re.search(r"; step (\d+) of \d+(?:, restored from ckpt-(\d+))?\n", self._output())
+        if not found:
+            return None
+        assert found[1] == (found[2] or "0")
+        return int(found[1])
+
+
+def _kill(running):
+    for process in running:
+        process.kill()
+    for process in running:
+        process.wait()
 
 
 def _free_port():
