@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from paths import as_path, is_remote, upload
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -22,9 +24,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path: The file to create or replace. Its folder must exist.
 
     Yields:
-        A path in the same folder, so that the final rename stays within one file system.
+        A local path: in the same folder, so that the final rename stays within one file system, or, of a file on Cloud
+        Storage, where a file appears as a whole, in a temporary one.
+
+    Raises:
+        OSError: The file could not be written.
     """
-    path = Path(path)
+    path = as_path(path)
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            unfinished = Path(folder) / path.name
+            yield unfinished
+            upload(unfinished, path)
+        return
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
     os.close(handle)
     try:

@@ -9,7 +9,8 @@ from pydantic import Field
 from atomic_file import atomic_path
 from bert_config import DataConfig
 from config import ConfigError, Section
-from data_files import DataFile, check
+from data_files import DataFile, check, is_whole
+from paths import as_path, read_bytes
 from vocabulary import Vocabulary
 from vocabulary import read as read_vocabulary
 
@@ -78,11 +79,11 @@ class Manifest(Section):
     ) -> tuple[list[str], int]:
         """The paths of the files of one split and length, and how many examples they hold together."""
         files = self.select(split, seq_length)
-        return [str(Path(data_dir) / file.name) for file in files], sum(file.examples for file in files)
+        return [str(as_path(data_dir) / file.name) for file in files], sum(file.examples for file in files)
 
     def vocabulary(self, data_dir: str | Path) -> Vocabulary:
         """The vocabulary: its special ids, and which ids are pieces inside a word."""
-        return read_vocabulary(Path(data_dir) / self.vocab_file.name)
+        return read_vocabulary(as_path(data_dir) / self.vocab_file.name)
 
 
 def load(data_dir: str | Path) -> Manifest:
@@ -98,9 +99,9 @@ def load(data_dir: str | Path) -> Manifest:
 
 def read(data_dir: str | Path) -> Manifest:
     """Reads the manifest of a folder without a look at the other files."""
-    path = Path(data_dir) / MANIFEST_NAME
+    path = as_path(data_dir) / MANIFEST_NAME
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(read_bytes(path))
     except FileNotFoundError:
         raise ConfigError(
             f"No prepared data found. Received: {data_dir}. "
@@ -119,11 +120,7 @@ def read(data_dir: str | Path) -> Manifest:
 
 def is_complete(manifest: Manifest, data_dir: str | Path) -> bool:
     """Whether every file of the manifest is there and whole."""
-    try:
-        check_files(manifest, data_dir)
-    except ConfigError:
-        return False
-    return True
+    return all(is_whole(file, data_dir) for file in (manifest.vocab_file, *manifest.record_files))
 
 
 def check_files(manifest: Manifest, data_dir: str | Path) -> None:
@@ -138,7 +135,7 @@ def claim_folder(manifest: Manifest, model_dir: str | Path) -> None:
     Raises:
         ConfigError: The run was begun with other data.
     """
-    path = Path(model_dir) / MANIFEST_NAME
+    path = as_path(model_dir) / MANIFEST_NAME
     if not path.exists():
         with atomic_path(path) as unfinished:
             unfinished.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

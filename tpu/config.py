@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from atomic_file import atomic_path
+from paths import as_path, local_path, make_folder, obstacle
 
 # What the folder of a run holds.
 CONFIG_NAME = "config.yaml"
@@ -32,18 +33,14 @@ class Section(pydantic.BaseModel):
 Config = TypeVar("Config", bound=Section)
 
 
-def local_path(text: str) -> Path:
-    """The path that an argument of a command line names.
-
-    Raises:
-        argparse.ArgumentTypeError: It is an address such as gs://bucket/folder, which would become a folder "gs:" here.
-    """
-    if "://" in text:
-        raise argparse.ArgumentTypeError(
-            f"Paths are local. Received: {text}. Expected a folder of this machine, for example one where "
-            "Cloud Storage FUSE mounts the bucket."
-        )
-    return Path(text)
+def check_reachable(*places: Path | None) -> None:
+    """Raises a `ConfigError` if the file system of a remote place cannot be used; None is no place."""
+    for place in places:
+        if place is not None and (reason := obstacle(place)):
+            raise ConfigError(
+                f"{place} cannot be reached: {reason}. Expected a bucket that this machine may use, for example after "
+                "`gcloud auth application-default login`."
+            )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +75,7 @@ def load(path: str | Path, schema: type[Config], overrides: list[str] = ()) -> C
         ConfigError: The file is missing or not YAML, a field is unknown, given twice, missing or
             of the wrong type, or an override names no field.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise ConfigError(
             f"Config file not found. Received: {path}. Expected a YAML file, such as configs/bert/tiny.yaml."
@@ -188,9 +185,9 @@ def claim_folder(folder: str | Path, config: Section, allow_change: bool = False
     Raises:
         ConfigError: The folder cannot be written, or holds a run with another config.
     """
-    path = Path(folder) / CONFIG_NAME
+    path = as_path(folder) / CONFIG_NAME
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if path.exists() and not allow_change:
             _expect_same(load(path, type(config)), config, folder)
         with atomic_path(path) as unfinished:

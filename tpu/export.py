@@ -13,15 +13,20 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import bert_manifest
 import run_folder
 import vocabulary as vocabularies
 from bert_config import PretrainConfig
-from config import CHECKPOINTS, CONFIG_NAME, ConfigError, load, local_path
+from config import CHECKPOINTS, CONFIG_NAME, ConfigError, check_reachable, load
 from data_files import sha256
+from paths import any_path, is_remote, upload
 from squad_config import SquadConfig
 
+# What makes a folder a SavedModel for those who look for one.
+SAVED_MODEL = "saved_model.pb"
 TASKS = ("masked_lm", "squad")
 
 
@@ -32,14 +37,15 @@ def main(argv=None):
         The exit code: 0, or 2 for input that cannot be used.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", type=local_path, required=True, help="the folder of the run")
-    parser.add_argument("--data_dir", type=local_path, help="the data of a pre-training run, for its vocabulary")
+    parser.add_argument("--model_dir", type=any_path, required=True, help="the folder of the run")
+    parser.add_argument("--data_dir", type=any_path, help="the data of a pre-training run, for its vocabulary")
     parser.add_argument("--task", choices=TASKS, help="what the run was trained for (default: what its config says)")
     parser.add_argument("--text", action="store_true", help="take text, by ops of tensorflow_text in the graph")
     arguments = parser.parse_args(argv)
     # Serving is no work for the machine's accelerators, which a training run may hold.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     try:
+        check_reachable(arguments.model_dir, arguments.data_dir)
         path = export(arguments.model_dir, arguments.data_dir, arguments.task, arguments.text)
     except ConfigError as error:
         print(f"export: {error}", file=sys.stderr)
@@ -79,7 +85,7 @@ def export(model_dir, data_dir=None, task=None, text=False):
 
     versions = model_dir / ("saved_model_text" if text else "saved_model")
     newest = versions / str(step_of(run_folder.checkpoint_of_run(model_dir)))
-    if newest.exists():
+    if (newest / SAVED_MODEL).exists():
         return newest
 
     if trained == "masked_lm":
@@ -106,7 +112,7 @@ def export(model_dir, data_dir=None, task=None, text=False):
         else:
             module = serving.squad_of_ids(model, vocab_path)
     output_dir = versions / str(step)
-    if not output_dir.exists():
+    if not (output_dir / SAVED_MODEL).exists():
         save(tf, module, output_dir)
     return output_dir
 
@@ -142,13 +148,22 @@ def restored(tf, task, model_dir):
 
 
 def save(tf, module, output_dir):
-    """Writes a module with a function `serve` as a SavedModel, under a name of its own until it is complete.
+    """Writes a module with a function `serve` as a SavedModel.
+
+    A local one has a name of its own until it is complete; of a remote one saved_model.pb comes last.
 
     Raises:
         ConfigError: The folder cannot be written.
     """
-    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
     try:
+        if is_remote(output_dir):
+            with tempfile.TemporaryDirectory() as folder:
+                tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+                files = [path for path in Path(folder).rglob("*") if path.is_file()]
+                for path in sorted(files, key=lambda path: path.name == SAVED_MODEL):
+                    upload(path, output_dir / path.relative_to(folder))
+            return
+        unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         tf.saved_model.save(module, str(unfinished), signatures={"serving_default": module.serve})
         os.replace(unfinished, output_dir)

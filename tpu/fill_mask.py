@@ -9,7 +9,8 @@ import argparse
 import os
 import sys
 
-from config import ConfigError, local_path
+from config import ConfigError
+from paths import local_path
 from vocabulary import MASK
 from vocabulary import read as read_vocabulary
 from wordpiece import WordPiece

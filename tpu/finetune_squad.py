@@ -14,9 +14,10 @@ import sys
 import run_folder
 import strategy as strategies
 import vocabulary as vocabularies
-from config import ConfigError, RunError, claim_folder, load, local_path
+from config import ConfigError, RunError, check_reachable, claim_folder, load
 from config import add_arguments as add_config_arguments
 from device_loop import Stopped, leave
+from paths import any_path
 from squad_config import SquadConfig
 from stages import resolve, split
 
@@ -34,20 +35,16 @@ def parse_arguments(argv):
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
-    parser.add_argument("--train_file", type=local_path, help="the SQuAD JSON file to train on")
-    parser.add_argument("--predict_file", type=local_path, help="the SQuAD JSON file to answer and evaluate")
+    parser.add_argument("--train_file", type=any_path, help="the SQuAD JSON file to train on")
+    parser.add_argument("--predict_file", type=any_path, help="the SQuAD JSON file to answer and evaluate")
     vocabulary = parser.add_mutually_exclusive_group()
-    vocabulary.add_argument("--vocab_file", type=local_path, help="the vocabulary of the checkpoint")
-    vocabulary.add_argument(
-        "--data_dir", type=local_path, help="the folder of prepare_bert_data.py, for its vocabulary"
-    )
+    vocabulary.add_argument("--vocab_file", type=any_path, help="the vocabulary of the checkpoint")
+    vocabulary.add_argument("--data_dir", type=any_path, help="the folder of prepare_bert_data.py, for its vocabulary")
     parser.add_argument(
-        "--init_checkpoint", type=local_path, help="a run or a checkpoint; without it the weights begin at random"
+        "--init_checkpoint", type=any_path, help="a run or a checkpoint; without it the weights begin at random"
     )
-    parser.add_argument(
-        "--model_dir", type=local_path, required=True, help="the folder of the run, created when missing"
-    )
-    parser.add_argument("--features_dir", type=local_path, help="where to keep the features (default: in the run)")
+    parser.add_argument("--model_dir", type=any_path, required=True, help="the folder of the run, created when missing")
+    parser.add_argument("--features_dir", type=any_path, help="where to keep the features (default: in the run)")
     parser.add_argument(
         "--allow_config_change", action="store_true", help="continue a run in --model_dir with another config"
     )
@@ -75,6 +72,14 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     try:
         config = load(arguments.config_file, SquadConfig, arguments.overrides)
+        strategies.prepare(arguments, arguments.model_dir, arguments.features_dir)
+        check_reachable(
+            arguments.train_file,
+            arguments.predict_file,
+            arguments.vocab_file,
+            arguments.data_dir,
+            arguments.init_checkpoint,
+        )
         if arguments.smoke:
             strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
             smoke(config, strategy, arguments.model_dir)
@@ -160,7 +165,8 @@ def run(config, vocabulary, strategy, arguments):
     scores = squad_predict.evaluate(arguments.predict_file, files, data.version_2_with_negative)
     squad_predict.write({**files, "results.json": scores}, model_dir)
     if training.workers.is_chief:
-        report.write(model_dir, "BERT fine-tuning on SQuAD", [stage], strategy, scores, CURVES)
+        report.write(training.folder.path, "BERT fine-tuning on SQuAD", [stage], strategy, scores, CURVES)
+        training.publish()
     print(
         f"EM {scores.get('exact_match', scores.get('exact')):.2f}, F1 {scores['f1']:.2f} of {scores['total']} questions"
     )

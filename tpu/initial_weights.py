@@ -18,6 +18,7 @@ from official.nlp.tools.tf1_bert_checkpoint_converter_lib import BERT_V2_NAME_RE
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from config import CHECKPOINTS, ConfigError
+from paths import as_path
 from run_folder import newest_checkpoint
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -121,7 +122,7 @@ def initialize(load, part, checkpoint_or_run: str | None, model_dir: str | Path)
         checkpoint_or_run: As in `load_encoder`; None for weights at random.
         model_dir: The folder of the run.
     """
-    if newest_checkpoint(Path(model_dir) / CHECKPOINTS):
+    if newest_checkpoint(as_path(model_dir) / CHECKPOINTS):
         print("the run goes on from its own checkpoint")
     elif checkpoint_or_run:
         print(f"initial weights: {load(part, checkpoint_or_run)}")
@@ -131,11 +132,11 @@ def initialize(load, part, checkpoint_or_run: str | None, model_dir: str | Path)
 
 def find_checkpoint(checkpoint_or_run: str | Path) -> str:
     """The prefix of the checkpoint that is meant by a prefix, a folder of checkpoints or a run."""
-    path = Path(checkpoint_or_run)
+    path = as_path(checkpoint_or_run)
     for folder in (path / CHECKPOINTS, path):
         if folder.is_dir() and (newest := newest_checkpoint(folder)):
             return newest
-    if Path(f"{path}.index").is_file():
+    if as_path(f"{path}.index").is_file():
         return str(path)
     raise ConfigError(
         f"No checkpoint found. Received: {checkpoint_or_run}. Expected the folder of a run, "

@@ -36,10 +36,11 @@ from bert_config import PretrainConfig
 from bert_manifest import Manifest, RecordFile, Settings, TextCounts, TokenFrequency
 from bert_shards import SPLITS
 from bert_words import examples_in_words
-from config import ConfigError, local_path
+from config import ConfigError
 from config import add_arguments as add_config_arguments
 from config import load as load_config
 from data_files import DataFile
+from paths import local_path
 from text_files import Text
 from token_store import TokenStore
 from wordpiece import train_vocabulary

@@ -15,26 +15,26 @@ from tf_lamb import telemetry
 PACKAGES = ("tensorflow", "tf_keras", "tf-models-official", "tf-lamb")
 
 
-def write(model_dir, title, stages, strategy, results, curves):
+def write(folder, title, stages, strategy, results, curves):
     """Writes report.md, report.png and the trust ratios of each stage as a PNG, from the files of the run.
 
     Args:
-        model_dir: The `Path` of the run.
+        folder: The local `Path` of the files, where the report goes as well.
         title: The first line.
         stages: The run's `stages.Stage`s.
         strategy: The `tf.distribute.Strategy` of the run.
         results: The figures at the end, a dictionary of floats.
         curves: The panels of report.png: a dictionary of their labels to lists of columns of history.csv.
     """
-    rows = training_history.read(model_dir)
-    with atomic_path(model_dir / "report.png") as unfinished:
+    rows = training_history.read(folder)
+    with atomic_path(folder / "report.png") as unfinished:
         draw(rows, stages, curves, unfinished)
-    ratios = [stage for stage in stages if _adapts(training_history.layers_path(model_dir, stage.number))]
+    ratios = [stage for stage in stages if _adapts(training_history.layers_path(folder, stage.number))]
     for stage in ratios:
-        with atomic_path(model_dir / f"trust_ratios_{stage.number}.png") as unfinished:
-            telemetry.plot(training_history.layers_path(model_dir, stage.number), unfinished)
-    with atomic_path(model_dir / "report.md") as unfinished:
-        unfinished.write_text("\n".join(_lines(model_dir, title, stages, strategy, results, rows, ratios)) + "\n")
+        with atomic_path(folder / f"trust_ratios_{stage.number}.png") as unfinished:
+            telemetry.plot(training_history.layers_path(folder, stage.number), unfinished)
+    with atomic_path(folder / "report.md") as unfinished:
+        unfinished.write_text("\n".join(_lines(folder, title, stages, strategy, results, rows, ratios)) + "\n")
 
 
 def draw(rows, stages, curves, path):
@@ -67,7 +67,7 @@ def _adapts(path):
     return path.exists() and bool((telemetry.read_history(path).trust_ratio != 1.0).any())
 
 
-def _lines(model_dir, title, stages, strategy, results, rows, ratios):
+def _lines(folder, title, stages, strategy, results, rows, ratios):
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     yield f"# {title}"
     yield ""
@@ -100,7 +100,7 @@ def _lines(model_dir, title, stages, strategy, results, rows, ratios):
         yield f"![Trust ratios of stage {stage.number}](trust_ratios_{stage.number}.png)"
     yield ""
     yield "```yaml"
-    yield (model_dir / CONFIG_NAME).read_text(encoding="utf-8").rstrip()
+    yield (folder / CONFIG_NAME).read_text(encoding="utf-8").rstrip()
     yield "```"
 
 

@@ -7,6 +7,7 @@ from ruamel.yaml.error import YAMLError
 
 import vocabulary as vocabularies
 from config import CHECKPOINTS, CONFIG_NAME, ConfigError
+from paths import as_path
 
 VOCAB_NAME = "vocab.txt"
 
@@ -25,7 +26,7 @@ def checkpoint_of_run(model_dir: str | Path) -> str:
     Raises:
         ConfigError: The run has none.
     """
-    folder = Path(model_dir) / CHECKPOINTS
+    folder = as_path(model_dir) / CHECKPOINTS
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None:
         raise ConfigError(
@@ -41,7 +42,7 @@ def keep_vocabulary(vocabulary: vocabularies.Vocabulary, model_dir: str | Path) 
     Raises:
         ConfigError: The run was begun with another vocabulary.
     """
-    kept = Path(model_dir) / VOCAB_NAME
+    kept = as_path(model_dir) / VOCAB_NAME
     if not kept.exists():
         vocabularies.write(vocabulary, kept)
     elif vocabularies.read(kept).tokens != vocabulary.tokens:
@@ -57,7 +58,7 @@ def task_of(model_dir: str | Path) -> str:
     Raises:
         ConfigError: The folder holds no run.
     """
-    path = Path(model_dir) / CONFIG_NAME
+    path = as_path(model_dir) / CONFIG_NAME
     try:
         sections = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError:

@@ -7,6 +7,7 @@ from typing import Literal
 import pydantic
 
 from config import ConfigError
+from paths import read_bytes
 
 Split = Literal["train", "predict"]
 
@@ -68,9 +69,8 @@ def read(path: str | Path, split: Split, version_2_with_negative: bool) -> Squad
     Raises:
         ConfigError: The file is missing, not SQuAD, or of the other version.
     """
-    path = Path(path)
     try:
-        content = SquadFile.model_validate(json.loads(path.read_bytes()))
+        content = SquadFile.model_validate(json.loads(read_bytes(path)))
     except FileNotFoundError:
         raise ConfigError(f"SQuAD file not found. Received: {path}. Expected for example {split}-v1.1.json.") from None
     except OSError as error:

@@ -5,7 +5,6 @@ as Model Garden's tokenizer and is faster. A file holds all that is needed to tu
 """
 
 import hashlib
-from pathlib import Path
 
 import pydantic
 import tensorflow as tf
@@ -16,7 +15,8 @@ from tqdm import tqdm
 import squad_data
 from atomic_file import atomic_path
 from config import ConfigError, Section
-from data_files import sha256
+from data_files import DataFile, describe, is_whole, sha256
+from paths import as_path, make_folder, read_bytes
 from squad_config import SquadDataConfig
 from squad_data import Split
 from wordpiece import WordPiece
@@ -37,13 +37,10 @@ class FeatureSettings(Section):
     vocab_sha256: str
 
 
-class FeatureManifest(Section):
+class FeatureManifest(DataFile):
     """The description of a file of features, beside it. It is written last: where it is, the file is complete."""
 
     settings: FeatureSettings
-    name: str
-    size_bytes: int
-    sha256: str
     questions: int
     features: int
     unusable_questions: int = pydantic.Field(description="of the training file, whose answer is not in the context.")
@@ -84,7 +81,7 @@ def prepare(squad_file, split, vocabulary, data, folder):
     Raises:
         ConfigError: The file cannot be used, see `squad_data.read`, or the folder cannot be written.
     """
-    squad_file, folder = Path(squad_file), Path(folder)
+    folder = as_path(folder)
     content = squad_data.read(squad_file, split, data.version_2_with_negative)
     settings = FeatureSettings(
         format_version=FORMAT_VERSION,
@@ -100,19 +97,17 @@ def prepare(squad_file, split, vocabulary, data, folder):
         return path, manifest
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         examples = read_examples(squad_file, split, data)
         with atomic_path(path) as unfinished:
             count = _write(examples, split, vocabulary, data, unfinished)
-        manifest = FeatureManifest(
-            settings=settings,
-            name=path.name,
-            size_bytes=path.stat().st_size,
-            sha256=sha256(path),
-            questions=len(examples),
-            features=count,
-            unusable_questions=sum(1 for _ in content.questions()) - len(examples),
-        )
+            manifest = FeatureManifest(
+                settings=settings,
+                **{**describe(unfinished), "name": path.name},
+                questions=len(examples),
+                features=count,
+                unusable_questions=sum(1 for _ in content.questions()) - len(examples),
+            )
         if not count:
             raise ConfigError(f"{squad_file} gives no features. Received: no words in it. Expected contexts of text.")
         with atomic_path(manifest_path) as unfinished:
@@ -167,13 +162,13 @@ def claim_folder(manifest, model_dir):
     Raises:
         ConfigError: The run was begun with other features.
     """
-    path = Path(model_dir) / RUN_MANIFEST_NAME
+    path = as_path(model_dir) / RUN_MANIFEST_NAME
     if not path.exists():
         with atomic_path(path) as unfinished:
             unfinished.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return
     try:
-        kept = FeatureManifest.model_validate_json(path.read_bytes())
+        kept = FeatureManifest.model_validate_json(read_bytes(path))
     except pydantic.ValidationError:
         kept = None
     if kept is None or kept.settings != manifest.settings:
@@ -186,11 +181,10 @@ def claim_folder(manifest, model_dir):
 def _existing(path, manifest_path, settings):
     """The manifest of features that are there and whole; None if they are to be made."""
     try:
-        manifest = FeatureManifest.model_validate_json(manifest_path.read_bytes())
+        manifest = FeatureManifest.model_validate_json(read_bytes(manifest_path))
     except (OSError, pydantic.ValidationError):
         return None
-    whole = path.is_file() and path.stat().st_size == manifest.size_bytes and sha256(path) == manifest.sha256
-    if whole and manifest.settings == settings:
+    if is_whole(manifest, path.parent) and manifest.settings == settings:
         return manifest
     # The manifest goes first: it must never stand beside a file that it does not describe.
     manifest_path.unlink()

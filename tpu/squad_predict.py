@@ -1,7 +1,6 @@
 """Answers to SQuAD questions: logits of every feature, n-best lists, and the scores of the official evaluation."""
 
 import json
-from pathlib import Path
 
 import tensorflow as tf
 from official.nlp.data import squad_lib
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 import squad_input
 from atomic_file import atomic_path
+from paths import as_path, read_bytes
 
 PREDICTIONS, N_BEST, NULL_ODDS = "predictions.json", "nbest_predictions.json", "null_odds.json"
 
@@ -86,7 +86,7 @@ def evaluate(squad_file, files, version_2_with_negative):
         with an answer (`HasAns_*`) and those without (`NoAns_*`), and `best_*`: the scores at the threshold of "no
         answer" that is best for them.
     """
-    dataset = json.loads(Path(squad_file).read_bytes())["data"]
+    dataset = json.loads(read_bytes(squad_file))["data"]
     if not version_2_with_negative:
         scores = squad_evaluate_v1_1.evaluate(dataset, files[PREDICTIONS])
         return {
@@ -109,5 +109,5 @@ def evaluate(squad_file, files, version_2_with_negative):
 def write(files, folder):
     """Writes each content of a dict as the JSON file of its name, four spaces deep as the published code does."""
     for name, content in files.items():
-        with atomic_path(Path(folder) / name) as unfinished:
+        with atomic_path(as_path(folder) / name) as unfinished:
             unfinished.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")

@@ -3,7 +3,8 @@
 import contextlib
 import os
 
-from config import ConfigError
+from config import ConfigError, check_reachable
+from paths import is_remote
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
@@ -26,8 +27,30 @@ def add_arguments(parser):
     parser.add_argument("--tpu", default="local", help="the TPU for `--strategy tpu`: local (default) or its name")
 
 
+def prepare(arguments, *places):
+    """Sets the environment, which has to be done before TensorFlow is imported, and checks that places can be reached.
+
+    Args:
+        arguments: The command line, with `--strategy` and `--tpu`.
+        *places: The paths that the processes of the strategy read and write, of `paths.as_path`; None for none.
+
+    Raises:
+        ConfigError: The strategy's software is not there, or a place cannot be reached.
+    """
+    if arguments.strategy == "tpu":
+        _set_tpu_environment()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for place in filter(None, places):
+        if arguments.strategy == "tpu" and arguments.tpu != "local" and not is_remote(place):
+            raise ConfigError(
+                f"A TPU that is named reads and writes from machines of its own. Received: --tpu {arguments.tpu} with "
+                f"{place}. Expected an address that they reach too: gs://..."
+            )
+    check_reachable(*places)
+
+
 def make(strategy, cpu_replicas, tpu):
-    """Builds the strategy; imports TensorFlow.
+    """Builds the strategy; imports TensorFlow, so `prepare` comes first.
 
     Args:
         strategy: One of `STRATEGIES`.
@@ -40,9 +63,6 @@ def make(strategy, cpu_replicas, tpu):
     Raises:
         ConfigError: The devices that the strategy needs are not there.
     """
-    if strategy == "tpu":
-        _set_tpu_environment()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
     if strategy == "tpu":

@@ -15,9 +15,10 @@ import bert_manifest
 import strategy as strategies
 from atomic_file import atomic_path
 from bert_config import PretrainConfig
-from config import CHECKPOINTS, ConfigError, RunError, claim_folder, load, local_path
+from config import CHECKPOINTS, ConfigError, RunError, check_reachable, claim_folder, load
 from config import add_arguments as add_config_arguments
 from device_loop import Stopped, leave
+from paths import any_path
 from run_folder import newest_checkpoint
 from stages import resolve, split
 
@@ -36,13 +37,11 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
     parser.add_argument(
-        "--data_dir", type=local_path, help="the folder that prepare_bert_data.py wrote; not needed for --smoke"
+        "--data_dir", type=any_path, help="the folder that prepare_bert_data.py wrote; not needed for --smoke"
     )
+    parser.add_argument("--model_dir", type=any_path, required=True, help="the folder of the run, created when missing")
     parser.add_argument(
-        "--model_dir", type=local_path, required=True, help="the folder of the run, created when missing"
-    )
-    parser.add_argument(
-        "--init_checkpoint", type=local_path, help="a run or a checkpoint; without it the weights begin at random"
+        "--init_checkpoint", type=any_path, help="a run or a checkpoint; without it the weights begin at random"
     )
     parser.add_argument(
         "--allow_config_change", action="store_true", help="continue a run in --model_dir with another config"
@@ -67,6 +66,8 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     try:
         config = load(arguments.config_file, PretrainConfig, arguments.overrides)
+        strategies.prepare(arguments, arguments.data_dir, arguments.model_dir)
+        check_reachable(arguments.init_checkpoint)
         if arguments.smoke:
             strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
             smoke(config, strategy, arguments.model_dir)
@@ -161,7 +162,7 @@ def run(config, manifest, stages, strategy, data_dir, model_dir, init_checkpoint
             *bert_input.eval_batches(strategy, files, count, last, config.run.eval_global_batch_size)
         )
     if training.workers.is_chief:
-        finish(results, manifest, stages, strategy, model_dir)
+        finish(results, manifest, stages, strategy, training)
     return results
 
 
@@ -202,19 +203,20 @@ def smoke(config, strategy, model_dir):
     )
 
 
-def finish(results, manifest, stages, strategy, model_dir):
+def finish(results, manifest, stages, strategy, training):
     """Writes the held-out results and the report, and prints the results beside the unigram baseline."""
     import report
 
-    with atomic_path(model_dir / "held_out.json") as unfinished:
+    with atomic_path(training.folder.path / "held_out.json") as unfinished:
         unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    report.write(model_dir, "BERT pre-training", stages, strategy, results, CURVES)
+    report.write(training.folder.path, "BERT pre-training", stages, strategy, results, CURVES)
+    training.publish()
     accuracy, baseline = results["masked_lm_accuracy"], results["unigram_accuracy"]
     print(
         f"held-out masked-LM accuracy {accuracy:.2%}, loss {results['masked_lm_loss']:.3f}\n"
         f"unigram baseline            {baseline:.2%} (always {manifest.most_frequent_token.token!r})\n"
         f"next-sentence accuracy      {results['next_sentence_accuracy']:.2%}\n"
-        f"report: {model_dir / 'report.md'}"
+        f"report: {training.model_dir / 'report.md'}"
     )
 
 

@@ -11,29 +11,31 @@ from tf_lamb.telemetry import Recorder
 HISTORY = "history.csv"
 
 
-def layers_path(model_dir, stage_number):
+def layers_path(folder, stage_number):
     """The file of a stage's statistics, for `tf_lamb.telemetry.read_history`; steps are the optimizer's own."""
-    return model_dir / f"layers_{stage_number}.csv"
+    return folder / f"layers_{stage_number}.csv"
 
 
 class History:
     """Writes a row of metrics at each edge of the device loop: a context, and an action for Orbit.
 
     Args:
-        model_dir: The `Path` of the run.
+        folder: The local `Path` for the files.
+        summaries: The path for TensorBoard, of any file system that TensorFlow knows.
         optimizer: An optimizer of tf_lamb, made with telemetry.
         step: The variable that counts the run's steps.
         is_chief: Whether this process writes.
     """
 
-    def __init__(self, model_dir, optimizer, step, is_chief):
-        self._model_dir, self._optimizer, self._step, self._is_chief = model_dir, optimizer, step, is_chief
+    def __init__(self, folder, summaries, optimizer, step, is_chief):
+        self._folder, self._summaries = folder, summaries
+        self._optimizer, self._step, self._is_chief = optimizer, step, is_chief
         self._recorder = self._stage = None
 
     def __enter__(self):
         """Drops what comes after the run's present step."""
         if self._is_chief:
-            drop_rows_after(self._model_dir / HISTORY, int(self._step.numpy()))
+            drop_rows_after(self._folder / HISTORY, int(self._step.numpy()))
         return self
 
     def __exit__(self, *_):
@@ -46,14 +48,14 @@ class History:
         self._stage = stage
         if not self._is_chief:
             return
-        path = layers_path(self._model_dir, stage.number)
-        for later in self._model_dir.glob("layers_*.csv"):
+        path = layers_path(self._folder, stage.number)
+        for later in self._folder.glob("layers_*.csv"):
             if int(later.stem.removeprefix("layers_")) > stage.number:
                 later.unlink()
         if int(self._step.numpy()) == stage.first_step:
             path.unlink(missing_ok=True)
         drop_rows_after(path, int(self._optimizer.iterations.numpy()))
-        log_dir = self._model_dir / "summaries" / f"layers_{stage.number}"
+        log_dir = self._summaries / f"layers_{stage.number}"
         self._recorder = Recorder(self._optimizer, path, log_dir)
 
     def __call__(self, output):
@@ -61,7 +63,7 @@ class History:
         if not self._is_chief:
             return
         self._recorder.write()
-        path = self._model_dir / HISTORY
+        path = self._folder / HISTORY
         row = {"step": int(self._step.numpy()), "stage": self._stage.number, **output}
         is_new = not path.exists()
         with path.open("a", encoding="utf-8", newline="") as file:
@@ -86,7 +88,7 @@ def drop_rows_after(path, step):
         unfinished.write_text("".join([*lines[:1], *kept]), encoding="utf-8")
 
 
-def read(model_dir):
+def read(folder):
     """The rows of history.csv: a list of dictionaries of floats, oldest first."""
-    with (model_dir / HISTORY).open(encoding="utf-8", newline="") as file:
+    with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]

@@ -15,6 +15,7 @@ from checkpoints import Checkpoints, newest_name, remove_unfinished
 from config import CHECKPOINTS, RunError
 from device_loop import DeviceLoop
 from keyed_dropout import KeyedDropout
+from staged_folder import StagedFolder
 from stages import schedule
 from train_step import train_step
 from training_history import History
@@ -130,10 +131,12 @@ class Run:
             self._schedule = RestartedSchedule(schedule(stages), _counter("restarted_at"))
             self.optimizer = make_optimizer(self._schedule)
             self.optimizer.build(self.model.trainable_variables)
+        self.folder = StagedFolder(model_dir)
         if self.workers.is_chief:
-            (model_dir / "plan.txt").write_text(f"{self.optimizer.plan()}\n", encoding="utf-8")
+            (self.folder.path / "plan.txt").write_text(f"{self.optimizer.plan()}\n", encoding="utf-8")
+            self.publish()
         print(*str(self.optimizer.plan()).splitlines()[-2:], sep="\n")
-        self._messages = model_dir / "orbit.log" if self.workers.is_chief else Path(os.devnull)
+        self._messages = self.folder.path / "orbit.log" if self.workers.is_chief else Path(os.devnull)
         self.dropout = KeyedDropout(self.model, options.seed)
         self.checkpoints = Checkpoints(
             model_dir / CHECKPOINTS,
@@ -174,10 +177,10 @@ class Run:
         """
         self.restore()
         progress = Progress(self.stages[-1].last_step, self.step, self.task.shown, self.workers.is_chief)
-        history = History(self.model_dir, self.optimizer, self.step, self.workers.is_chief)
-        loop = DeviceLoop(
-            self.checkpoints, self.step, self.workers, self.options.steps_per_loop, lambda: self.check_finite({})
+        history = History(
+            self.folder.path, self.model_dir / "summaries", self.optimizer, self.step, self.workers.is_chief
         )
+        loop = DeviceLoop(self.checkpoints, self.step, self.workers, self.options.steps_per_loop, self._before_saving)
         with orbit_messages_to(self._messages), history, loop, contextlib.closing(progress):
             for stage in self.stages:
                 done = int(self.step.numpy())
@@ -198,7 +201,7 @@ class Run:
                     summary_dir=str(self.model_dir / "summaries" / "train") if self.workers.is_chief else None,
                 )
                 controller.train(stage.last_step)
-            self.check_finite({})
+            self._before_saving()
             self.checkpoints.save()
 
     def evaluate(self, dataset, steps):
@@ -212,6 +215,22 @@ class Run:
             )
             results = controller.evaluate(steps)
         return {name: float(value) for name, value in results.items() if name != "steps_per_second"}
+
+    def publish(self):
+        """Copies the small files of the run to where it is, if that is remote.
+
+        Raises:
+            RunError: They could not be written.
+        """
+        if not self.workers.is_chief:
+            return
+        try:
+            self.folder.publish()
+        except OSError as error:
+            raise RunError(
+                f"A file of the run could not be written: {error.strerror}. Received: {error.filename}. Expected: a "
+                "folder that can be written to; the same command then continues."
+            ) from None
 
     def check_finite(self, losses):
         """Raises RunError if a loss, or a weight of the model, is not finite and the run is to stop then.
@@ -230,6 +249,11 @@ class Run:
                 f"checkpoint is {newest_name(self.checkpoints.folder)}. Expected: a lower rate, or "
                 "run.on_nonfinite=skip, which leaves such steps out."
             )
+
+    def _before_saving(self):
+        # A checkpoint never stands without the history that leads to it.
+        self.check_finite({})
+        self.publish()
 
     @tf.function
     def _weights_are_finite(self):

@@ -8,6 +8,7 @@ import numpy as np
 
 from atomic_file import atomic_path
 from config import ConfigError
+from paths import read_bytes
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 INNER_PREFIX = "##"
@@ -79,7 +80,7 @@ def read(path: str | Path) -> Vocabulary:
         ConfigError: The file cannot be read, or is no vocabulary.
     """
     try:
-        lines = Path(path).read_bytes().decode("utf-8").split("\n")
+        lines = read_bytes(path).decode("utf-8").split("\n")
     except OSError as error:
         raise ConfigError(
             f"The vocabulary cannot be read: {error.strerror}. Received: {path}. Expected a file with one token a line."

@@ -24,7 +24,7 @@ def interrupt_at(step, run, monkeypatch):
 
 def checkpoint_values(model_dir):
     """The values of a run's newest checkpoint by name."""
-    reader = tf.train.load_checkpoint(checkpoint_of_run(model_dir))
+    reader = tf.compat.v1.train.NewCheckpointReader(checkpoint_of_run(model_dir))
     names = reader.get_variable_to_shape_map()
     return {
         name: reader.get_tensor(name) for name in names if "save_counter" not in name and "OBJECT_GRAPH" not in name

@@ -85,21 +85,28 @@ def test_a_missing_file():
 @pytest.mark.parametrize(
     ("script", "name"),
     [
-        (export, "--model_dir"),
         (fill_mask, "--saved_model"),
-        (finetune_squad, "--train_file"),
+        (finetune_squad, "--config_file"),
         (prepare_bert_data, "--output_dir"),
-        (train_bert, "--model_dir"),
-        (train_bert, "--data_dir"),
-        (train_bert, "--init_checkpoint"),
+        (train_bert, "--config_file"),
     ],
 )
-def test_an_address_is_no_path(script, name, capsys):
+def test_an_address_is_no_path_of_this_machine(script, name, capsys):
     """It would become a folder "gs:" here."""
     with pytest.raises(SystemExit) as stop:
         script.main([name, "gs://bucket/folder"])
     assert stop.value.code == 2
-    assert f"argument {name}: Paths are local. Received: gs://bucket/folder. Expected" in capsys.readouterr().err
+    assert f"argument {name}: This has to be a path of this machine. Received: gs://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [(export, "--model_dir"), (finetune_squad, "--features_dir"), (train_bert, "--data_dir")]
+)
+def test_an_address_of_no_known_file_system(script, name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.main([name, "ftp://host/folder"])
+    assert stop.value.code == 2
+    assert f"argument {name}: The file system is not known. Received: ftp://host/folder." in capsys.readouterr().err
 
 
 def test_a_folder_keeps_its_config(tmp_path):

@@ -19,6 +19,7 @@ import squad_evaluation  # noqa: E402
 import squad_file  # noqa: E402
 from official.nlp.data import squad_lib  # noqa: E402
 from official.nlp.tools import tokenization  # noqa: E402
+from ram_path import copy_to  # noqa: E402
 from stopped_run import expect_same_bits, interrupt_at, saved_updates  # noqa: E402
 
 import finetune_squad  # noqa: E402
@@ -249,6 +250,19 @@ def test_the_loss_is_one_mean_over_unequal_replicas(two_replicas):
     shares = two_replicas.experimental_local_results(two_replicas.run(loss))
     assert float(sum(shares)) == pytest.approx(expected, rel=1e-6)
     assert {metric.name: float(metric.result()) for metric in metrics}["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("files", [False], indirect=True)
+def test_a_run_in_a_bucket_is_the_same_run(files, finished, two_replicas, bucket):
+    """Files, features and run are remote; the same command again only predicts."""
+    copy_to(files[0], bucket)
+    places = {"train_file": bucket / "train.json", "predict_file": bucket / "dev.json"}
+    for _ in range(2):
+        run(files, two_replicas, bucket / "run", vocab_file=bucket / "vocab.txt", **places)
+        expect_same_bits(bucket / "run", finished[0])
+        for name in ("predictions.json", "nbest_predictions.json", "results.json", "train_features.json"):
+            assert written(bucket / "run", name) == written(finished[0], name)
+    assert {path.name for path in (bucket / "run").iterdir()} == {path.name for path in finished[0].iterdir()}
 
 
 @pytest.mark.parametrize("files", [False], indirect=True)

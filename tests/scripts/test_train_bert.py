@@ -15,13 +15,15 @@ import tensorflow as tf
 
 pytest.importorskip("official", reason="needs tf-models-official")
 
+from ram_path import copy_to  # noqa: E402
 from stopped_run import checkpoint_values, expect_same_bits, interrupt_at, saved_updates  # noqa: E402
 from tolerances import REPLICAS, distance  # noqa: E402
 
 import bert_input  # noqa: E402
 import bert_manifest  # noqa: E402
+import export  # noqa: E402
+import initial_weights  # noqa: E402
 import prepare_bert_data  # noqa: E402
-import strategy as strategies  # noqa: E402
 import train_bert  # noqa: E402
 from bert_config import PretrainConfig  # noqa: E402
 from bert_task import PretrainTask  # noqa: E402
@@ -107,6 +109,38 @@ def test_an_interrupted_run_ends_with_the_same_bits(finished, small, two_replica
     expect_same_bits(tmp_path / "run", finished[0])
 
 
+def test_a_run_in_a_bucket_is_the_same_run(finished, small, two_replicas, tmp_path, bucket, monkeypatch):
+    """Data and run are remote; stopped in the middle, it goes on from what lies in the bucket."""
+    config, manifest, local_data = small
+    data_dir, model_dir = bucket / "data", bucket / "run"
+    tf.io.gfile.makedirs(str(data_dir))
+    copy_to(local_data, data_dir)
+    remote = config, bert_manifest.load(data_dir), data_dir
+    interrupt_at(3, lambda: run(remote, two_replicas, model_dir), monkeypatch)
+    assert saved_updates(model_dir) == 2
+    run(remote, two_replicas, model_dir)
+    expect_same_bits(model_dir, finished[0])
+    assert initial_weights.find_checkpoint(model_dir) == f"{model_dir}/checkpoints/ckpt-6"
+    kept = {path.name for path in model_dir.iterdir()}
+    assert kept == {path.name for path in finished[0].iterdir()}
+    assert (model_dir / "held_out.json").read_text() == (finished[0] / "held_out.json").read_text()
+    rows = [(name / "layers_1.csv").read_text() for name in (model_dir, finished[0])]
+    assert rows[0] == rows[1]
+    assert any(path.name == "train" for path in (model_dir / "summaries").iterdir())
+
+    shutil.copytree(finished[0], tmp_path / "run")
+    outputs = []
+    for folder, data in ((model_dir, data_dir), (tmp_path / "run", local_data)):
+        bert_manifest.claim_folder(manifest, folder)
+        saved_model = export.export(folder, data)
+        assert str(saved_model) == f"{folder}/saved_model/6"
+        serve = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
+        ids = {name: tf.constant([[2, 20, 4, 3]]) for name in ("input_word_ids", "input_mask")}
+        ids["input_type_ids"] = tf.zeros([1, 4], tf.int32)
+        outputs.append(serve(**ids, masked_lm_positions=tf.constant([[2]]))["mlm_logits"].numpy())
+    np.testing.assert_array_equal(*outputs)
+
+
 def test_one_replica_trains_like_two(finished, small, tmp_path):
     results = run(small, tf.distribute.OneDeviceStrategy("CPU:0"), tmp_path / "run")
     one, two = checkpoint_values(tmp_path / "run"), checkpoint_values(finished[0])
@@ -186,21 +220,6 @@ def test_skipped_batches_are_those_that_were_read_before(small, skip_steps):
     np.testing.assert_array_equal(rows(skip_steps, 2), rows(0, skip_steps + 2)[skip_steps:])
     epoch = np.concatenate(rows(0, count // 8 + 1))[:count]
     assert len({row.tobytes() for row in epoch}) > 0.9 * count  # Hardly an example is twice in an epoch.
-
-
-@pytest.mark.parametrize(
-    ("strategy", "cpu_replicas", "message"),
-    [
-        ("mirrored", 0, r"--cpu_replicas must be at least 1\. Received: 0"),
-        ("multi_worker", 2, r"from the environment variable TF_CONFIG\. Received: none\. Expected for example"),
-        ("tpu", 2, r"--strategy tpu needs libtpu"),
-    ],
-)
-def test_strategies_that_cannot_be_made(strategy, cpu_replicas, message, monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    monkeypatch.setitem(sys.modules, "libtpu", None)
-    with pytest.raises(ConfigError, match=message):
-        strategies.make(strategy, cpu_replicas, "local")
 
 
 def test_the_command_is_interrupted_and_goes_on(small, tmp_path):
