@@ -10,6 +10,7 @@ Fine-tuning takes the encoder; pre-training takes the heads too, where the check
 """
 
 import collections
+import contextlib
 import math
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def load_encoder(encoder: tf.Module, checkpoint_or_run: str | Path) -> str:
         ConfigError: There is no checkpoint, it cannot be read, holds no BERT encoder, or one of another shape.
     """
     checkpoint = find_checkpoint(checkpoint_or_run)
-    try:
+    with _damage_is_said(checkpoint):
         reader = tf.train.load_checkpoint(checkpoint)
         shapes = reader.get_variable_to_shape_map()
         if TF1_WORD_EMBEDDINGS in shapes:
@@ -62,13 +63,6 @@ def load_encoder(encoder: tf.Module, checkpoint_or_run: str | Path) -> str:
                 if node is not None:
                     _load_by_object(encoder, graph, node, shapes, path, checkpoint)
                     return f"{'.'.join(path)} of {checkpoint}"
-    except (tf.errors.OpError, ValueError, IndexError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(
-            f"The checkpoint cannot be read. Received: {checkpoint} ({str(error).splitlines()[0]}). "
-            "Expected a whole checkpoint of TensorFlow."
-        ) from None
     raise ConfigError(
         f"The checkpoint holds no BERT encoder. Received: {checkpoint} with {', '.join(sorted(shapes)[:3])}, ... "
         f"Expected {TF1_WORD_EMBEDDINGS}, or one of {', '.join('.'.join(path) for path in ENCODER_PATHS)}."
@@ -90,6 +84,13 @@ def load_pretrainer(model: tf.Module, checkpoint_or_run: str | Path) -> str:
     """
     checkpoint = find_checkpoint(checkpoint_or_run)
     read = load_encoder(model.encoder_network, checkpoint)
+    with _damage_is_said(checkpoint):
+        has_heads = _load_heads(model, checkpoint)
+    return f"{read}, with its heads" if has_heads else f"{read}; its heads begin at random"
+
+
+def _load_heads(model, checkpoint):
+    """Gives the heads of pre-training their weights; returns False, having done nothing, if they are not there."""
     reader = tf.train.load_checkpoint(checkpoint)
     shapes = reader.get_variable_to_shape_map()
     heads = _heads(model)
@@ -100,7 +101,7 @@ def load_pretrainer(model: tf.Module, checkpoint_or_run: str | Path) -> str:
             if value.shape != variable.shape:
                 raise _other_model(checkpoint, f"{name} of {list(value.shape)}", variable.shape.as_list())
             variable.assign(value)
-        return f"{read}, with its heads"
+        return True
     if OBJECT_GRAPH in shapes:
         graph = TrackableObjectGraph.FromString(reader.get_tensor(OBJECT_GRAPH))
         if _follow(graph, ("model", "masked_lm")) is not None:
@@ -109,8 +110,22 @@ def load_pretrainer(model: tf.Module, checkpoint_or_run: str | Path) -> str:
                 whole.assert_existing_objects_matched().expect_partial()
             except (AssertionError, ValueError) as error:
                 raise _other_model(checkpoint, str(error).splitlines()[0], "the heads of pre-training") from None
-            return f"{read}, with its heads"
-    return f"{read}; its heads begin at random"
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _damage_is_said(checkpoint):
+    """Makes what TensorFlow raises of a damaged checkpoint one sentence."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (tf.errors.OpError, ValueError, IndexError) as error:
+        raise ConfigError(
+            f"The checkpoint cannot be read. Received: {checkpoint} ({str(error).splitlines()[0]}). "
+            "Expected a whole checkpoint of TensorFlow."
+        ) from None
 
 
 def initialize(load, part, checkpoint_or_run: str | None, model_dir: str | Path) -> None:

@@ -1,5 +1,7 @@
 """Initial weights from each layout of a checkpoint: every weight, and the outputs of a forward pass in NumPy."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -306,6 +308,17 @@ def test_heads_of_another_shape(tmp_path):
     with pytest.raises(
         ConfigError, match=r"Received: .* with cls/seq_relationship/output_bias of \[3\]\. Expected: \[2\]"
     ):
+        initial_weights.load_pretrainer(pretrained(), path)
+
+
+def test_a_damaged_head(tmp_path):
+    weights = published_weights()
+    weights["cls/seq_relationship/output_bias"] = np.array([123.25, 77.5], np.float32)
+    path = save_tf1(weights, tmp_path / "bert_model.ckpt")
+    data = Path(f"{path}.data-00000-of-00001")
+    saved = weights["cls/seq_relationship/output_bias"].tobytes()
+    data.write_bytes(data.read_bytes().replace(saved, saved[::-1]))
+    with pytest.raises(ConfigError, match=r"The checkpoint cannot be read\. Received: .*bert_model"):
         initial_weights.load_pretrainer(pretrained(), path)
 
 
