@@ -1,7 +1,13 @@
 """Fixtures of the scripts' tests."""
 
+import signal
+
 import pytest
 import tensorflow as tf
+
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
