@@ -154,7 +154,7 @@ def count_examples(folder):
     """How many training examples ours wrote."""
     import bert_manifest
 
-    return bert_manifest.load(folder / "ours").records(folder / "ours", "train", SEQ_LENGTH)[1]
+    return bert_manifest.Manifest.load(folder / "ours").records(folder / "ours", "train", SEQ_LENGTH)[1]
 
 
 # --- Model Garden's ---

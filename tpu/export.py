@@ -16,10 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import bert_manifest
 import run_folder
 import vocabulary as vocabularies
 from bert_config import PretrainConfig
+from bert_manifest import Manifest
 from config import CHECKPOINTS, CONFIG_NAME, ConfigError, check_reachable, load
 from data_files import sha256
 from paths import any_path, is_remote, upload
@@ -125,7 +125,7 @@ def vocabulary_of_pretraining(model_dir, data_dir):
     """
     if data_dir is None:
         raise ConfigError("A pre-training run needs its vocabulary. Received: no --data_dir. Expected the run's data.")
-    vocab_file = bert_manifest.read(model_dir).vocab_file
+    vocab_file = Manifest.read(model_dir).vocab_file
     path = data_dir / vocab_file.name
     if not path.is_file() or sha256(path) != vocab_file.sha256:
         raise ConfigError(

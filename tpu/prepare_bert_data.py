@@ -31,7 +31,6 @@ import text_files
 import tokenize_text
 import vocabulary as vocabularies
 import work_folder
-from atomic_file import atomic_path
 from bert_config import PretrainConfig
 from bert_manifest import Manifest, RecordFile, Settings, TextCounts, TokenFrequency
 from bert_shards import SPLITS
@@ -162,11 +161,11 @@ def prepare(
     )
     processes = processes or default_processes(texts.values())
     output_dir.mkdir(parents=True, exist_ok=True)
-    if manifest := work_folder.existing_data(output_dir, settings, overwrite):
+    if manifest := work_folder.existing_data(output_dir, settings, Manifest, overwrite):
         print(f"{output_dir} is up to date")
         return manifest
 
-    with work_folder.claim(output_dir, settings) as work, WorkerPool(processes) as pool:
+    with work_folder.claim(output_dir, settings, Manifest) as work, WorkerPool(processes) as pool:
         vocab = make_vocabulary(texts["train"], settings, vocab_file, output_dir / "vocab.txt", work)
         stores = {
             split: tokenize_text.make(text, settings, output_dir / vocab.name, work, pool)
@@ -190,8 +189,7 @@ def prepare(
             most_frequent_token=most_frequent_token(stores["train"], vocabulary),
             record_files=tuple(record_files),
         )
-        with atomic_path(output_dir / bert_manifest.MANIFEST_NAME) as unfinished:
-            unfinished.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8", newline="\n")
+        manifest.write(output_dir)
     print(f"{vocab.name}: {manifest.vocab_size:,} tokens")
     for split, (seq_length, _) in itertools.product(SPLITS, settings.lengths):
         print(describe_files(manifest.select(split, seq_length)))

@@ -1,8 +1,8 @@
-"""TFRecords of SQuAD features as distributed batches, in an order that is a function of (seed, epoch) alone."""
+"""TFRecords of SQuAD features as distributed batches, in the order of `record_order`."""
 
 import tensorflow as tf
 
-from bert_input import of_this_pipeline
+from record_order import eval_records, train_records
 from stages import split
 
 # More features than SQuAD 2.0 has, so that the shuffle is a whole one.
@@ -13,8 +13,6 @@ PADDING_ID = -1
 
 def train_batches(strategy, path, count, global_batch_size, seq_length, seed, skip_steps):
     """The endless batches of training.
-
-    Every epoch has an order of its own, and a run that begins at `skip_steps` sees what an uninterrupted one would.
 
     Args:
         strategy: The `tf.distribute.Strategy` of the run.
@@ -30,17 +28,12 @@ def train_batches(strategy, path, count, global_batch_size, seq_length, seed, sk
         `[per_replica_batch]` for `start_positions` and `end_positions`.
     """
     per_replica = global_batch_size // strategy.num_replicas_in_sync
-    first_epoch, skip_features = divmod(skip_steps * global_batch_size, count)
-
-    def epoch(index):
-        return tf.data.TFRecordDataset(str(path)).shuffle(SHUFFLE_FEATURES, seed=seed + index)
 
     def batches(context):
-        epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-        records = epochs.flat_map(epoch).skip(skip_features).batch(per_replica, drop_remainder=True)
-        records = of_this_pipeline(records, context)
+        records = train_records(context, [str(path)], count, per_replica, seed, skip_steps, SHUFFLE_FEATURES)
         labels = ("start_positions", "end_positions")
-        return records.map(lambda batch: _parse(batch, seq_length, labels), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        features = records.map(lambda records, _: _parse(records, seq_length, labels), tf.data.AUTOTUNE)
+        return features.prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(batches)
 
@@ -61,17 +54,14 @@ def predict_batches(strategy, path, count, global_batch_size, seq_length):
     """
     per_replica, _ = split(global_batch_size, strategy.num_replicas_in_sync, None)
     steps = -(-count // global_batch_size)
-    padding = steps * global_batch_size - count
+
+    def features(records, _, is_real):
+        parsed = _parse(records, seq_length, ("unique_ids",))
+        return parsed | {"unique_ids": tf.where(is_real, parsed["unique_ids"], PADDING_ID)}
 
     def batches(context):
-        records = tf.data.TFRecordDataset(str(path)).batch(1)
-        features = records.map(lambda batch: _parse(batch, seq_length, ("unique_ids",))).unbatch()
-        # One token is seen: a softmax over none is not a number.
-        empty = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in features.element_spec.items()}
-        empty |= {"input_mask": tf.one_hot(0, seq_length, dtype=tf.int32), "unique_ids": tf.constant(PADDING_ID)}
-        features = features.concatenate(tf.data.Dataset.from_tensors(empty).repeat(padding))
-        batches = features.batch(per_replica, drop_remainder=True)
-        return of_this_pipeline(batches, context).prefetch(tf.data.AUTOTUNE)
+        records = eval_records(context, [str(path)], count, per_replica, steps)
+        return records.map(features, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(batches), steps
 

@@ -72,7 +72,7 @@ def main(argv=None):
             strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
             smoke(config, strategy, arguments.model_dir)
             return 0
-        manifest = bert_manifest.load(arguments.data_dir)
+        manifest = bert_manifest.Manifest.load(arguments.data_dir)
         bert_manifest.check_covers(manifest, config.stages)
         strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
         stages = resolve_stages(config, manifest, strategy.num_replicas_in_sync)
@@ -81,7 +81,7 @@ def main(argv=None):
 
             initial_weights.find_checkpoint(arguments.init_checkpoint)
         claim_folder(arguments.model_dir, config, arguments.allow_config_change)
-        bert_manifest.claim_folder(manifest, arguments.model_dir)
+        manifest.claim_run(arguments.model_dir)
         run(
             config,
             manifest,

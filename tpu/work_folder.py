@@ -2,44 +2,50 @@
 
 import contextlib
 import fcntl
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pydantic
 
-import bert_manifest
 import data_files
 from atomic_file import atomic_path
-from bert_manifest import Manifest, Settings
-from config import ConfigError
+from config import ConfigError, Section
+from data_manifest import MANIFEST_NAME, DataManifest
 
 WORK_NAME = ".work"
 _SETTINGS_NAME = "settings.json"
 _LOCK_NAME = "lock"
-_RECORD_FILE = re.compile(r"(train|held_out)_\d+-\d+-of-\d+\.tfrecord")
 
 
-def existing_data(output_dir: Path, settings: Settings, overwrite: bool) -> Manifest | None:
+def existing_data(
+    output_dir: Path, settings: Section, schema: type[DataManifest], overwrite: bool
+) -> DataManifest | None:
     """The manifest of `output_dir` if its data is what `settings` ask for; None if the data is to be made.
+
+    Args:
+        output_dir: The folder of the data.
+        settings: What is to be made.
+        schema: The class of its manifest.
+        overwrite: Whether to replace data made with other settings.
 
     Raises:
         ConfigError: The folder holds data made with other settings, finished or not, and `overwrite` is not set.
     """
     obstacle = manifest = None
-    if (output_dir / bert_manifest.MANIFEST_NAME).exists():
+    if (output_dir / MANIFEST_NAME).exists():
         try:
-            manifest = bert_manifest.read(output_dir)
+            manifest = schema.read(output_dir)
             if manifest.settings != settings:
                 obstacle = f"{output_dir} holds other data. {describe_change(manifest.settings, settings)}."
         except ConfigError as error:
             obstacle = str(error)
-    elif (begun_with := _begun_with(output_dir / WORK_NAME)) and begun_with != settings:
+    elif (begun_with := _begun_with(output_dir / WORK_NAME, type(settings))) and begun_with != settings:
         obstacle = f"{output_dir} holds other, unfinished data. {describe_change(begun_with, settings)}."
     if obstacle and not overwrite:
         raise ConfigError(f"{obstacle} Choose another --output_dir or pass --overwrite.")
-    if manifest and not obstacle and bert_manifest.is_complete(manifest, output_dir):
+    if manifest and not obstacle and manifest.is_complete(output_dir):
         # An earlier run may have been killed between its manifest and its end.
         _remove_unfinished(output_dir)
         shutil.rmtree(output_dir / WORK_NAME, ignore_errors=True)
@@ -48,7 +54,7 @@ def existing_data(output_dir: Path, settings: Settings, overwrite: bool) -> Mani
 
 
 @contextlib.contextmanager
-def claim(output_dir: Path, settings: Settings) -> Iterator[Path]:
+def claim(output_dir: Path, settings: Section, schema: type[DataManifest]) -> Iterator[Path]:
     """Gives the folder of what is needed only until the data is finished, with what an earlier run left there.
 
     What was made with other settings is removed first. The folder itself goes at the end of the block, or if input
@@ -57,6 +63,7 @@ def claim(output_dir: Path, settings: Settings) -> Iterator[Path]:
     Args:
         output_dir: The folder of the data; it exists.
         settings: What is to be made.
+        schema: The class of its manifest.
 
     Yields:
         The folder. The record of each finished file, see `data_files.finished`, is in it under `record_path`.
@@ -76,7 +83,7 @@ def claim(output_dir: Path, settings: Settings) -> Iterator[Path]:
             ) from None
         try:
             _remove_unfinished(output_dir)
-            _begin(output_dir, work, settings)
+            _begin(output_dir, work, settings, schema)
             yield work
         except ConfigError:
             shutil.rmtree(work)
@@ -91,33 +98,39 @@ def record_path(work: Path, name: str) -> Path:
     return work / f"{name}.json"
 
 
-def describe_change(made_with: Settings, wanted: Settings) -> str:
+def describe_change(made_with: Section, wanted: Section) -> str:
     """The first setting that differs, as the end of an error message."""
-    old, new = made_with.model_dump(), wanted.model_dump()
-    old |= {f"data.{name}": value for name, value in old.pop("data").items()}
-    new |= {f"data.{name}": value for name, value in new.pop("data").items()}
+    old, new = dict(_named_values(made_with)), dict(_named_values(wanted))
     name = next(name for name in new if old[name] != new[name])
     return f"Received: {name}={new[name]}. Expected {old[name]}, with which that data was made"
 
 
-def _begin(output_dir: Path, work: Path, settings: Settings) -> None:
-    manifest_path = output_dir / bert_manifest.MANIFEST_NAME
-    begun_with = _begun_with(work)
+def _named_values(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section:
+        if isinstance(value, Section):
+            yield from _named_values(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _begin(output_dir: Path, work: Path, settings: Section, schema: type[DataManifest]) -> None:
+    manifest_path = output_dir / MANIFEST_NAME
+    begun_with = _begun_with(work, type(settings))
     is_stale = begun_with not in (None, settings)
     if manifest_path.exists():  # of finished data that is damaged or to be replaced
         is_stale = True
         with contextlib.suppress(ConfigError):
-            manifest = bert_manifest.read(output_dir)
+            manifest = schema.read(output_dir)
             is_stale = manifest.settings != settings
             if not is_stale:
-                for file in (manifest.vocab_file, *manifest.record_files):
+                for file in manifest.files:
                     data_files.write_record(file, record_path(work, file.name))
     elif begun_with is None:
         _clear(work)
     if is_stale:
         # In this order: until the manifest is gone, it tells whoever reads it that files are missing.
         _clear(work)
-        for path in [path for path in output_dir.iterdir() if _RECORD_FILE.fullmatch(path.name)]:
+        for path in [path for path in output_dir.iterdir() if schema.record_file.fullmatch(path.name)]:
             path.unlink()
     manifest_path.unlink(missing_ok=True)
     with atomic_path(work / _SETTINGS_NAME) as unfinished:
@@ -132,10 +145,10 @@ def _clear(work: Path) -> None:
             path.unlink()
 
 
-def _begun_with(work: Path) -> Settings | None:
+def _begun_with(work: Path, schema: type[Section]) -> Section | None:
     """The settings of the run that left this folder; None if there are none, or none of this version."""
     try:
-        return Settings.model_validate_json((work / _SETTINGS_NAME).read_bytes())
+        return schema.model_validate_json((work / _SETTINGS_NAME).read_bytes())
     except (FileNotFoundError, NotADirectoryError, pydantic.ValidationError):
         return None
 

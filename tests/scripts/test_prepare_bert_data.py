@@ -89,11 +89,11 @@ def test_a_given_vocabulary_is_used(inputs, prepared, vocabulary, tmp_path):
     tokens = [special[0], *others[:700], *reversed(special[1:]), *others[700:]]
     (tmp_path / "public.txt").write_text("".join(f"{token}\r\n" for token in tokens), encoding="utf-8")
     assert run(inputs, tmp_path / "out", "--vocab_file", tmp_path / "public.txt") == 0
-    manifest = bert_manifest.load(tmp_path / "out")
+    manifest = bert_manifest.Manifest.load(tmp_path / "out")
     assert manifest.settings.vocab_sha256 == hashlib.sha256((tmp_path / "public.txt").read_bytes()).hexdigest()
     given = manifest.vocabulary(tmp_path / "out")
     assert list(given.tokens) == tokens and given.mask_id == 701 and given.cls_id == 703
-    ours, theirs = bert_manifest.load(prepared).select("held_out", 32)[0], manifest.select("held_out", 32)[0]
+    ours, theirs = bert_manifest.Manifest.load(prepared).select("held_out", 32)[0], manifest.select("held_out", 32)[0]
     for expected, values in zip(features(prepared, ours), features(tmp_path / "out", theirs), strict=True):
         for name in ("input_mask", "input_type_ids", "masked_lm_positions", "masked_lm_weights"):
             assert values[name] == expected[name]
@@ -103,7 +103,7 @@ def test_a_given_vocabulary_is_used(inputs, prepared, vocabulary, tmp_path):
 
 def test_a_cased_vocabulary(inputs, tmp_path):
     assert run(inputs, tmp_path, "--set", "data.lower_case=false") == 0
-    tokens = bert_manifest.load(tmp_path).vocabulary(tmp_path).tokens
+    tokens = bert_manifest.Manifest.load(tmp_path).vocabulary(tmp_path).tokens
     assert {"The", "the", "T"} <= set(tokens)
 
 
@@ -111,7 +111,7 @@ def test_a_cased_vocabulary(inputs, tmp_path):
 
 
 def test_files_and_manifest(inputs, prepared, vocabulary, documents):
-    manifest = bert_manifest.load(prepared)
+    manifest = bert_manifest.Manifest.load(prepared)
     train = [f"train_{n}-{i:05d}-of-00004.tfrecord" for n in (32, 48) for i in range(4)]
     held_out = [f"held_out_{n}-00000-of-00001.tfrecord" for n in (32, 48)]
     assert sorted(contents(prepared)) == sorted([*train, *held_out, "manifest.json", "vocab.txt"])
@@ -149,7 +149,7 @@ def test_files_and_manifest(inputs, prepared, vocabulary, documents):
 def test_most_frequent_token(prepared, documents, vocabulary):
     counts = collections.Counter(token for document in documents["train"] for line in document for token in line)
     (token_id, count) = counts.most_common(1)[0]
-    stated = bert_manifest.load(prepared).most_frequent_token
+    stated = bert_manifest.Manifest.load(prepared).most_frequent_token
     assert (stated.id, stated.count, stated.token) == (token_id, count, vocabulary.tokens[token_id])
     assert stated.share == pytest.approx(count / counts.total())
 
@@ -169,7 +169,7 @@ def test_examples_are_all_of_the_text(long, documents, split, repetitions, seq_l
     """Every run of tokens is in a document, and the files together cover each document so many times."""
     texts = [" " + " ".join(str(token) for line in document for token in line) + " " for document in documents[split]]
     covered = collections.Counter()
-    for file in bert_manifest.load(long).select(split, seq_length):
+    for file in bert_manifest.Manifest.load(long).select(split, seq_length):
         for values in features(long, file):
             tokens_a, tokens_b = original_runs(values)
             assert 3 + len(tokens_a) + len(tokens_b) <= seq_length == len(values["input_word_ids"])
@@ -188,7 +188,7 @@ def test_examples_are_all_of_the_text(long, documents, split, repetitions, seq_l
 
 def test_files_are_samples_of_all_documents(prepared, documents):
     """Of about the same size, and in random order."""
-    files = bert_manifest.load(prepared).select("train", 32)
+    files = bert_manifest.Manifest.load(prepared).select("train", 32)
     examples = [file.examples for file in files]
     assert max(examples) < 2 * min(examples)
     lines = [" ".join(str(token) for token in line) for document in documents["train"] for line in document]
@@ -205,7 +205,7 @@ def test_files_are_samples_of_all_documents(prepared, documents):
 @pytest.mark.parametrize("length", [(32, 5), (48, 7)])
 def test_model_garden_reads_the_same_values(prepared, length):
     pretrain_dataloader = pytest.importorskip("official.nlp.data.pretrain_dataloader")
-    (file,) = bert_manifest.load(prepared).select("held_out", length[0])
+    (file,) = bert_manifest.Manifest.load(prepared).select("held_out", length[0])
     params = pretrain_dataloader.BertPretrainDataConfig(
         input_path=str(prepared / file.name),
         global_batch_size=1,
@@ -227,7 +227,7 @@ def test_model_garden_reads_the_same_values(prepared, length):
 
 def test_whole_words(inputs, tmp_path):
     assert run(inputs, tmp_path, "--set", "data.whole_word_masking=true", "data.dupe_factor=1") == 0
-    manifest = bert_manifest.load(tmp_path)
+    manifest = bert_manifest.Manifest.load(tmp_path)
     is_inner = manifest.vocabulary(tmp_path).is_inner_piece
     words = 0
     for values in features(tmp_path, manifest.select("train", 48)[0]):
@@ -252,7 +252,7 @@ def test_another_process_writes_the_same_bytes(inputs, prepared, tmp_path, proce
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert contents(tmp_path) == contents(prepared)
     counts = {
-        (split, length): sum(file.examples for file in bert_manifest.load(prepared).select(split, length))
+        (split, length): sum(file.examples for file in bert_manifest.Manifest.load(prepared).select(split, length))
         for split in ("train", "held_out")
         for length in (32, 48)
     }
@@ -302,7 +302,7 @@ def test_the_form_of_the_text_does_not_matter(inputs, prepared, tmp_path):
     for number, form in enumerate((files, lines)):
         assert run(inputs, tmp_path / f"out{number}", *form) == 0
         made = contents(tmp_path / f"out{number}")
-        assert bert_manifest.load(tmp_path / f"out{number}").settings.document_per_file == (number == 0)
+        assert bert_manifest.Manifest.load(tmp_path / f"out{number}").settings.document_per_file == (number == 0)
         del made["manifest.json"]
         assert made == expected
 
@@ -322,7 +322,7 @@ def test_the_number_of_files_and_the_seed_change_the_examples(inputs, prepared, 
 def test_inspect_prints_examples_in_words(inputs, prepared, vocabulary, capsys):
     assert run(inputs, prepared, "--inspect", 3) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    file = bert_manifest.load(prepared).select("train", 32)[0]
+    file = bert_manifest.Manifest.load(prepared).select("train", 32)[0]
     assert len(lines) == 3
     for line, values in zip(lines, features(prepared, file), strict=False):
         label, _, words = line.partition(" next: ")

@@ -73,7 +73,7 @@ def test_other_text_is_refused(inputs, copied, tmp_path, capsys, split):
 
 def test_overwrite_replaces_everything(inputs, copied):
     assert run(inputs, copied, "--shards", 2, "--set", "data.dupe_factor=1", "--overwrite") == 0
-    manifest = bert_manifest.load(copied)
+    manifest = bert_manifest.Manifest.load(copied)
     assert (manifest.settings.shards, manifest.settings.data.dupe_factor) == (2, 1)
     assert sorted(contents(copied)) == sorted(
         ["manifest.json", "vocab.txt", *(file.name for file in manifest.record_files)]
@@ -106,8 +106,8 @@ def test_a_broken_or_old_manifest_is_refused_unless_overwritten(inputs, prepared
 
 
 def test_two_runs_in_one_folder(inputs, copied, tmp_path, capsys):
-    settings = bert_manifest.load(copied).settings
-    with work_folder.claim(copied, settings):
+    settings = bert_manifest.Manifest.load(copied).settings
+    with work_folder.claim(copied, settings, bert_manifest.Manifest):
         assert run(inputs, copied) == 2
         assert (copied / ".work").exists()
     assert capsys.readouterr().err == (
@@ -140,7 +140,7 @@ def replace_shard(folder, content):
 def test_load_refuses_a_damaged_folder(copied, damage, message):
     damage(copied)
     with pytest.raises(ConfigError, match=message):
-        bert_manifest.load(copied)
+        bert_manifest.Manifest.load(copied)
 
 
 ERRORS = {

@@ -115,7 +115,7 @@ def test_a_run_in_a_bucket_is_the_same_run(finished, small, two_replicas, tmp_pa
     data_dir, model_dir = bucket / "data", bucket / "run"
     tf.io.gfile.makedirs(str(data_dir))
     copy_to(local_data, data_dir)
-    remote = config, bert_manifest.load(data_dir), data_dir
+    remote = config, bert_manifest.Manifest.load(data_dir), data_dir
     interrupt_at(3, lambda: run(remote, two_replicas, model_dir), monkeypatch)
     assert saved_updates(model_dir) == 2
     run(remote, two_replicas, model_dir)
@@ -131,7 +131,7 @@ def test_a_run_in_a_bucket_is_the_same_run(finished, small, two_replicas, tmp_pa
     shutil.copytree(finished[0], tmp_path / "run")
     outputs = []
     for folder, data in ((model_dir, data_dir), (tmp_path / "run", local_data)):
-        bert_manifest.claim_folder(manifest, folder)
+        manifest.claim_run(folder)
         saved_model = export.export(folder, data)
         assert str(saved_model) == f"{folder}/saved_model/6"
         serve = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
@@ -279,16 +279,16 @@ def test_the_initial_checkpoint_is_needed_only_by_a_new_run(finished, small, tmp
 
 def test_a_run_keeps_its_data(small, tmp_path):
     _, manifest, _ = small
-    bert_manifest.claim_folder(manifest, tmp_path)
-    bert_manifest.claim_folder(manifest, tmp_path)
+    manifest.claim_run(tmp_path)
+    manifest.claim_run(tmp_path)
     settings = manifest.settings.model_copy(update={"train_text_sha256": "0"})
     with pytest.raises(ConfigError, match="The run was begun with other data"):
-        bert_manifest.claim_folder(manifest.model_copy(update={"settings": settings}), tmp_path)
+        manifest.model_copy(update={"settings": settings}).claim_run(tmp_path)
 
 
 def test_a_missing_shard_is_named(small, tmp_path, capsys):
     copy = shutil.copytree(small[2], tmp_path / "data")
-    name = bert_manifest.load(copy).record_files[0].name
+    name = bert_manifest.Manifest.load(copy).record_files[0].name
     (copy / name).unlink()
     assert train_bert.main(arguments(small, tmp_path, data_dir=copy)) == 2
     assert name in capsys.readouterr().err
@@ -296,9 +296,9 @@ def test_a_missing_shard_is_named(small, tmp_path, capsys):
 
 def test_a_damaged_shard_is_named(small, tmp_path):
     copy = shutil.copytree(small[2], tmp_path / "data")
-    path = copy / bert_manifest.load(copy).record_files[0].name
+    path = copy / bert_manifest.Manifest.load(copy).record_files[0].name
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"Prepared data is damaged. Received: .*{path.name} with another content"):
-        bert_manifest.load(copy)
+        bert_manifest.Manifest.load(copy)
