@@ -1,6 +1,7 @@
 # Every target sets itself up: it needs Python 3.10 to 3.13 and make, and keeps what it installs in .venv.
 #
 #   make train    text, vocabulary, two-stage BERT pre-training with LAMB, evaluation, export, a filled [MASK]
+#   make train-resnet  ResNet-50 with LAMB on scanned digits, evaluation, export; OPTIMIZER=lars for LARS
 #   make test     the tests, on the TensorFlow, JAX and torch backends of Keras
 #   make coverage the tests of the library, with every branch of the optimizers counted
 #   make matrix   the tests of the library on several versions of Python and Keras; installs them all
@@ -17,6 +18,10 @@ TEXT := build/text
 DATA := build/bert_tiny
 RUN := runs/bert_tiny
 SENTENCE := Return the [MASK] of the object.
+OPTIMIZER := lamb
+IMAGES := build/digit_images
+IMAGE_DATA := build/digits
+IMAGE_RUN := runs/digits_$(OPTIMIZER)
 
 PYTHON_VERSION := $(shell $(firstword $(wildcard $(RUN_PYTHON)) $(PYTHON)) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS := constraints/python$(PYTHON_VERSION).txt
@@ -30,7 +35,7 @@ WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
 ON_EVERY_BACKEND := --ignore=tests/on_tensorflow --ignore=tests/scripts
 
-.PHONY: train test coverage matrix matrix-row docs lint format clean
+.PHONY: train train-resnet test coverage matrix matrix-row docs lint format clean
 
 train: $(VENV)/.models
 	$(RUN_PYTHON) tpu/python_docs.py --output_dir $(TEXT)
@@ -39,6 +44,14 @@ train: $(VENV)/.models
 	$(RUN_PYTHON) tpu/train_bert.py --config_file $(CONFIG) --data_dir $(DATA) --model_dir $(RUN)
 	$(RUN_PYTHON) tpu/export.py --data_dir $(DATA) --model_dir $(RUN)
 	$(RUN_PYTHON) tpu/fill_mask.py --saved_model $(RUN)/saved_model "$(SENTENCE)"
+
+train-resnet: $(VENV)/.models
+	$(RUN_PYTHON) tpu/digits.py --output_dir $(IMAGES)
+	$(RUN_PYTHON) tpu/prepare_imagenet.py --train $(IMAGES)/train --validation $(IMAGES)/validation \
+		--output_dir $(IMAGE_DATA) --train_shards 8 --validation_shards 2 --overwrite
+	$(RUN_PYTHON) tpu/train_resnet.py --config_file configs/resnet50/digits_$(OPTIMIZER).yaml \
+		--data_dir $(IMAGE_DATA) --model_dir $(IMAGE_RUN)
+	$(RUN_PYTHON) tpu/export.py --model_dir $(IMAGE_RUN)
 
 test: $(VENV)/.test
 	set -e; for backend in $(BACKENDS); do \

@@ -17,7 +17,6 @@ rounds. Before the clock starts, the token ids of both are compared on every sen
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -25,8 +24,9 @@ import sys
 import sysconfig
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from machine import describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tpu"))
@@ -78,7 +78,12 @@ def main():
         facts |= {"examples": count_examples(folder), "examples_model_garden": theirs["examples"]}
         facts["model_garden_same_ids"] = theirs["same_ids"]
         facts["start_up_seconds"] = {name: statistics.median(seconds) for name, seconds in start_ups.items()}
-    results = {**describe_machine(cores), **facts, "rounds": rounds, "table": summarize(rounds, facts["sentences"])}
+    results = {
+        **describe_machine(cores, PACKAGES),
+        **facts,
+        "rounds": rounds,
+        "table": summarize(rounds, facts["sentences"]),
+    }
     print_report(results)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -216,27 +221,6 @@ def compare_ids(folder, tokenizer):
 
 
 # --- the report ---
-
-
-def describe_machine(cores):
-    """What a figure depends on."""
-    cpu_info = Path("/proc/cpuinfo")
-    names = [line for line in cpu_info.read_text().splitlines() if "model name" in line] if cpu_info.exists() else []
-
-    def git(*command):
-        result = subprocess.run(["git", "-C", ROOT, *command], capture_output=True, text=True, check=False)
-        return result.stdout.strip()
-
-    changed = bool(git("status", "--porcelain", "--untracked-files=no"))
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": names[0].split(":")[1].strip() if names else platform.processor() or platform.machine(),
-        "cores": cores,
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else ""),
-    }
 
 
 def summarize(rounds, sentences):

@@ -1,7 +1,8 @@
-"""Exports the newest checkpoint of a run as a SavedModel, for masked tokens or for answers to questions.
+"""Exports the newest checkpoint of a run as a SavedModel, for masked tokens, answers to questions, or image classes.
 
     python tpu/export.py --data_dir DATA --model_dir RUN
     python tpu/export.py --model_dir SQUAD_RUN
+    python tpu/export.py --model_dir IMAGE_RUN
 
 The model goes to RUN/saved_model/STEP, the layout of TensorFlow Serving; the vocabulary is in assets/vocab.txt. It
 takes int32 token ids and needs nothing but TensorFlow. With --text the model goes to RUN/saved_model_text/STEP, takes
@@ -22,12 +23,14 @@ from bert_config import PretrainConfig
 from bert_manifest import Manifest
 from config import CHECKPOINTS, CONFIG_NAME, ConfigError, check_reachable, load
 from data_files import sha256
+from image_config import ImageConfig
+from image_manifest import Manifest as ImageManifest
 from paths import any_path, is_remote, upload
 from squad_config import SquadConfig
 
 # What makes a folder a SavedModel for those who look for one.
 SAVED_MODEL = "saved_model.pb"
-TASKS = ("masked_lm", "squad")
+TASKS = ("masked_lm", "squad", "images")
 
 
 def main(argv=None):
@@ -75,46 +78,71 @@ def export(model_dir, data_dir=None, task=None, text=False):
         raise ConfigError(
             f"The run was trained for another task. Received: --task {task}. Expected {trained}, by {model_dir}."
         )
-    vocab_path = vocabulary_of_pretraining(model_dir, data_dir) if trained == "masked_lm" else model_dir / "vocab.txt"
-    vocab_size = len(vocabularies.read(vocab_path))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    task, make_module = PARTS[trained](model_dir, data_dir, text)
     import tensorflow as tf
 
-    import serving
     from checkpoints import step_of
 
     versions = model_dir / ("saved_model_text" if text else "saved_model")
     newest = versions / str(step_of(run_folder.checkpoint_of_run(model_dir)))
     if (newest / SAVED_MODEL).exists():
         return newest
-
-    if trained == "masked_lm":
-        from bert_task import PretrainTask
-
-        config = load(model_dir / CONFIG_NAME, PretrainConfig)
-        if text and not config.data.lower_case:
-            raise ConfigError(
-                "A SavedModel for text lower-cases it. Received: --text for a run with data.lower_case=false. "
-                "Expected no --text: give it token ids."
-            )
-        model, step = restored(tf, PretrainTask(config.model, vocab_size, baseline_token=0), model_dir)
-        if text:
-            module = serving.masked_lm_of_text(model, vocab_path, config.model.max_positions)
-        else:
-            module = serving.masked_lm_of_ids(model, vocab_path, config.data.lower_case)
-    else:
-        from squad_task import SquadTask
-
-        config = load(model_dir / CONFIG_NAME, SquadConfig)
-        model, step = restored(tf, SquadTask(config, vocab_size), model_dir)
-        if text:
-            module = serving.squad_of_text(model, vocab_path, config.data)
-        else:
-            module = serving.squad_of_ids(model, vocab_path)
+    model, step = restored(tf, task, model_dir)
     output_dir = versions / str(step)
     if not (output_dir / SAVED_MODEL).exists():
-        save(tf, module, output_dir)
+        save(tf, make_module(model), output_dir)
     return output_dir
+
+
+def masked_lm_parts(model_dir, data_dir, text):
+    """The task of a pre-training run, and a function of its model that makes what is served."""
+    vocab_path = vocabulary_of_pretraining(model_dir, data_dir)
+    vocab_size, config = len(vocabularies.read(vocab_path)), load(model_dir / CONFIG_NAME, PretrainConfig)
+    if text and not config.data.lower_case:
+        raise ConfigError(
+            "A SavedModel for text lower-cases it. Received: --text for a run with data.lower_case=false. "
+            "Expected no --text: give it token ids."
+        )
+    import serving
+    from bert_task import PretrainTask
+
+    def make_module(model):
+        if text:
+            return serving.masked_lm_of_text(model, vocab_path, config.model.max_positions)
+        return serving.masked_lm_of_ids(model, vocab_path, config.data.lower_case)
+
+    return PretrainTask(config.model, vocab_size, baseline_token=0), make_module
+
+
+def squad_parts(model_dir, data_dir, text):
+    """The task of a SQuAD run, and a function of its model that makes what is served."""
+    vocab_path = model_dir / run_folder.VOCAB_NAME
+    vocab_size, config = len(vocabularies.read(vocab_path)), load(model_dir / CONFIG_NAME, SquadConfig)
+    import serving
+    from squad_task import SquadTask
+
+    def make_module(model):
+        return (
+            serving.squad_of_text(model, vocab_path, config.data) if text else serving.squad_of_ids(model, vocab_path)
+        )
+
+    return SquadTask(config, vocab_size), make_module
+
+
+def image_parts(model_dir, data_dir, text):
+    """The task of an image classification run, and a function of its model that makes what is served."""
+    if text:
+        raise ConfigError("A model of images takes no text. Received: --text. Expected no --text.")
+    manifest, config = ImageManifest.read(model_dir), load(model_dir / CONFIG_NAME, ImageConfig)
+    classes = manifest.settings.classes
+    import serving_images
+    from image_task import ImageTask
+
+    return ImageTask(config, len(classes)), lambda model: serving_images.of_jpeg(model, classes, config.data)
+
+
+PARTS = {"masked_lm": masked_lm_parts, "squad": squad_parts, "images": image_parts}
 
 
 def vocabulary_of_pretraining(model_dir, data_dir):

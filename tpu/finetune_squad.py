@@ -8,15 +8,12 @@ the vocabulary, features, checkpoints, TensorBoard summaries, predictions.json, 
 null_odds.json, and results.json. The same command continues a run that was interrupted.
 """
 
-import argparse
-import sys
-
+import command
 import run_folder
 import strategy as strategies
 import vocabulary as vocabularies
-from config import ConfigError, RunError, check_reachable, claim_folder, load
-from config import add_arguments as add_config_arguments
-from device_loop import Stopped, leave
+from config import check_reachable, claim_folder, load
+from device_loop import leave
 from paths import any_path
 from squad_config import SquadConfig
 from stages import resolve, split
@@ -31,10 +28,14 @@ CURVES = {
 }
 
 
+def main(argv=None):
+    """Fine-tunes, predicts and evaluates; returns the exit code of `command.exit_code_of`."""
+    return command.exit_code_of("finetune_squad", finetune, parse_arguments(argv))
+
+
 def parse_arguments(argv):
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_config_arguments(parser)
+    parser = command.make_parser(__doc__, "two updates of a tiny model on random tokens, no files")
     parser.add_argument("--train_file", type=any_path, help="the SQuAD JSON file to train on")
     parser.add_argument("--predict_file", type=any_path, help="the SQuAD JSON file to answer and evaluate")
     vocabulary = parser.add_mutually_exclusive_group()
@@ -43,15 +44,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--init_checkpoint", type=any_path, help="a run or a checkpoint; without it the weights begin at random"
     )
-    parser.add_argument("--model_dir", type=any_path, required=True, help="the folder of the run, created when missing")
     parser.add_argument("--features_dir", type=any_path, help="where to keep the features (default: in the run)")
-    parser.add_argument(
-        "--allow_config_change", action="store_true", help="continue a run in --model_dir with another config"
-    )
-    parser.add_argument(
-        "--smoke", action="store_true", help="try the config: two updates of a tiny model on random tokens, no files"
-    )
-    strategies.add_arguments(parser)
     arguments = parser.parse_args(argv)
     if not arguments.smoke:
         for name in ("train_file", "predict_file"):
@@ -62,42 +55,33 @@ def parse_arguments(argv):
     return arguments
 
 
-def main(argv=None):
-    """Fine-tunes, predicts and evaluates.
+def finetune(arguments):
+    """Does what the command line says.
 
-    Returns:
-        The exit code: 0; 2 for input that cannot be used; 1 for a run that cannot go on; when stopped, 130 by Ctrl-C
-        and 75 by SIGTERM.
+    Raises:
+        ConfigError: Its input cannot be used.
+        RunError: The run cannot go on.
     """
-    arguments = parse_arguments(argv)
-    try:
-        config = load(arguments.config_file, SquadConfig, arguments.overrides)
-        strategies.prepare(arguments, arguments.model_dir, arguments.features_dir)
-        check_reachable(
-            arguments.train_file,
-            arguments.predict_file,
-            arguments.vocab_file,
-            arguments.data_dir,
-            arguments.init_checkpoint,
-        )
-        if arguments.smoke:
-            strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
-            smoke(config, strategy, arguments.model_dir)
-            return 0
-        vocab_file = arguments.vocab_file or arguments.data_dir / run_folder.VOCAB_NAME
-        vocabulary = vocabularies.read(vocab_file)
+    config = load(arguments.config_file, SquadConfig, arguments.overrides)
+    strategies.prepare(arguments, arguments.model_dir, arguments.features_dir)
+    check_reachable(
+        arguments.train_file,
+        arguments.predict_file,
+        arguments.vocab_file,
+        arguments.data_dir,
+        arguments.init_checkpoint,
+    )
+    if arguments.smoke:
         strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
-        for size in (config.training.global_batch_size, config.prediction.global_batch_size):
-            split(size, strategy.num_replicas_in_sync, None)
-        with strategies.precision(config.run.mixed_precision, strategy):
-            run(config, vocabulary, strategy, arguments)
-    except (ConfigError, RunError) as error:
-        print(f"finetune_squad: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    except (KeyboardInterrupt, Stopped) as stop:
-        print("\nfinetune_squad: interrupted; the same command continues from the newest checkpoint.", file=sys.stderr)
-        return getattr(stop, "exit_code", 130)
-    return 0
+        smoke(config, strategy, arguments.model_dir)
+        return
+    vocab_file = arguments.vocab_file or arguments.data_dir / run_folder.VOCAB_NAME
+    vocabulary = vocabularies.read(vocab_file)
+    strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
+    for size in (config.training.global_batch_size, config.prediction.global_batch_size):
+        split(size, strategy.num_replicas_in_sync, None)
+    with strategies.precision(config.run.mixed_precision, strategy):
+        run(config, vocabulary, strategy, arguments)
 
 
 def run(config, vocabulary, strategy, arguments):
@@ -212,7 +196,13 @@ def smoke(config, strategy, model_dir):
         }
 
     smoke.run(
-        config, [("training",)], strategy, model_dir, lambda small: SquadTask(small, smoke.VOCAB_SIZE), make_example
+        config,
+        [("training",)],
+        smoke.TINY_BERT,
+        strategy,
+        model_dir,
+        lambda small: SquadTask(small, smoke.VOCAB_SIZE),
+        make_example,
     )
 
 

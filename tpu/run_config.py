@@ -30,7 +30,7 @@ class _LayerwiseConfig(Section):
 
 
 class LambConfig(_LayerwiseConfig):
-    """LAMB, or AdamW: the same update with no layer adapted."""
+    """LAMB, or AdamW: the same update with no layer adapted. Adam is AdamW with weight_decay=0."""
 
     name: Literal["lamb", "adamw"] = "lamb"
     beta_1: float = Field(0.9, ge=0, lt=1)
@@ -52,12 +52,28 @@ class LarsConfig(_LayerwiseConfig):
     denominator: Literal["sum_of_norms", "norm_of_sum"] = "sum_of_norms"
 
 
+class MomentumConfig(_LayerwiseConfig):
+    """Stochastic gradient descent with momentum: LARS with no layer adapted. Decay is added to the gradient."""
+
+    name: Literal["momentum"]
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+
+
+class AdagradConfig(_LayerwiseConfig):
+    """AdaGrad. Decay is added to the gradient."""
+
+    name: Literal["adagrad"]
+
+
 def _named(value: Any) -> Any:
     # LAMB is meant where a config names no optimizer.
     return {"name": "lamb", **value} if isinstance(value, dict) else value
 
 
-OptimizerConfig = Annotated[LambConfig | LarsConfig, Field(discriminator="name"), BeforeValidator(_named)]
+OptimizerConfig = Annotated[
+    LambConfig | LarsConfig | MomentumConfig | AdagradConfig, Field(discriminator="name"), BeforeValidator(_named)
+]
 
 
 class RunConfig(Section):
@@ -76,11 +92,15 @@ class RunConfig(Section):
     seed: int = Field(12345, ge=0, description="the seed of initial weights, of dropout and of the order of examples.")
 
 
-def make_optimizer(config: LambConfig | LarsConfig, run: RunConfig):
+def make_optimizer(config: OptimizerConfig, run: RunConfig):
     """A function of a learning-rate schedule that makes the optimizer of a config."""
+    from adagrad import Adagrad
     from tf_lamb.model_garden import LAMB, LARS
 
+    classes = {"lamb": LAMB, "adamw": LAMB, "lars": LARS, "momentum": LARS, "adagrad": Adagrad}
     options = {"telemetry": True, "skip_nonfinite": run.on_nonfinite == "skip", **config.model_dump(exclude={"name"})}
-    if config.name == "adamw":
+    if config.name == "momentum":
+        options["ratio_position"] = "after_momentum"  # which has the rate outside the momentum
+    if config.name not in ("lamb", "lars"):
         options["exclude_from_layer_adaptation"] = (".*",)
-    return functools.partial(LARS if config.name == "lars" else LAMB, **options)
+    return functools.partial(classes[config.name], **options)

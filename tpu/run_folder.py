@@ -53,7 +53,7 @@ def keep_vocabulary(vocabulary: vocabularies.Vocabulary, model_dir: str | Path) 
 
 
 def task_of(model_dir: str | Path) -> str:
-    """What a run trained, by its config: "masked_lm" or "squad".
+    """What a run trained, by its config: "masked_lm", "squad" or "images".
 
     Raises:
         ConfigError: The folder holds no run.
@@ -68,10 +68,11 @@ def task_of(model_dir: str | Path) -> str:
         ) from None
     except (YAMLError, UnicodeDecodeError):
         sections = None
-    for section, task in (("stages", "masked_lm"), ("training", "squad")):
-        if isinstance(sections, dict) and section in sections:
-            return task
+    if isinstance(sections, dict) and "training" in sections:
+        return "squad"
+    if isinstance(sections, dict) and "stages" in sections:
+        return "images" if "image_size" in sections.get("data", {}) else "masked_lm"
     raise ConfigError(
-        f"The run is neither of pre-training nor of SQuAD. Received: {path}. "
-        "Expected the config that tpu/train_bert.py or tpu/finetune_squad.py wrote."
+        f"The run is of no task. Received: {path}. "
+        "Expected the config that tpu/train_bert.py, tpu/finetune_squad.py or tpu/train_resnet.py wrote."
     )

@@ -12,23 +12,26 @@ from stages import resolve
 
 STEPS = 2
 MICRO_BATCHES = 2
-MODEL = {"layers": 1, "hidden_size": 16, "attention_heads": 2, "intermediate_size": 32}
+TINY_BERT = {"model": {"layers": 1, "hidden_size": 16, "attention_heads": 2, "intermediate_size": 32}}
 VOCAB_SIZE = 100
+SMALL_IMAGES = {"data": {"image_size": 64}, "model": {"depth": 10}}
+CLASSES = 10
 
 
-def run(config, stages_at, strategy, model_dir, make_task, make_example):
+def run(config, stages_at, shrunk, strategy, model_dir, make_task, make_example):
     """Makes two updates of each stage of a config, shrunk; prints what it shrank, and the arithmetic of each stage.
 
     Args:
         config: A config with the sections `model`, `optimizer` and `run`, such as `PretrainConfig`.
         stages_at: Where its `stages.StageConfig`s are: a list of paths of keys and indices.
+        shrunk: What makes the model small: a dictionary of sections to dictionaries of their fields.
         strategy: A `tf.distribute.Strategy`.
         model_dir: The `Path` of the trial run, not that of a real one.
         make_task: A function of the shrunk config that makes the task, with a vocabulary of `VOCAB_SIZE`.
         make_example: A function of the shrunk config, a `stages.StageConfig` and a function `integers(size, limit)`,
             random numbers from 0 up to `limit`, that makes the features of an example.
     """
-    small, changes = shrink(config, stages_at, strategy.num_replicas_in_sync)
+    small, changes = shrink(config, stages_at, shrunk, strategy.num_replicas_in_sync)
     claim_folder(model_dir, small)
     print(*(f"shrunk {change}" for change in changes), sep="\n")
     stages = resolve([_at(small, path) for path in stages_at], strategy.num_replicas_in_sync, lambda _: None)
@@ -43,12 +46,13 @@ def run(config, stages_at, strategy, model_dir, make_task, make_example):
     print(*(stage.describe() for stage in stages), sep="\n")
 
 
-def shrink(config, stages_at, replicas):
+def shrink(config, stages_at, shrunk, replicas):
     """The config with a tiny model and two updates a stage, each of two accumulated parts of one example a replica.
 
     Args:
         config: As in `run`.
         stages_at: As in `run`.
+        shrunk: As in `run`.
         replicas: The replicas of the strategy.
 
     Returns:
@@ -63,8 +67,9 @@ def shrink(config, stages_at, replicas):
             changes.append(f"{'.'.join(map(str, [*path, name]))}: {section[name]} -> {value}")
             section[name] = value
 
-    for name, value in MODEL.items():
-        change(("model",), name, value)
+    for section, fields in shrunk.items():
+        for name, value in fields.items():
+            change((section,), name, value)
     for path in stages_at:
         change(path, "global_batch_size", replicas * MICRO_BATCHES)
         change(path, "max_per_replica_batch_size", 1)
@@ -73,6 +78,7 @@ def shrink(config, stages_at, replicas):
         if not _at(small, path)["continues_schedule"]:
             change(path, "warmup_steps", 1)
             change(path, "warmup_ratio", None)
+            change(path, "warmup_epochs", None)
             change(path, "warmup_offset_steps", 0)
     return type(config).model_validate(small), changes
 

@@ -32,6 +32,7 @@ class StageConfig(Section):
     )
     warmup_steps: int | None = Field(None, ge=0, description="the updates over which the rate grows from zero.")
     warmup_ratio: float | None = Field(None, ge=0, le=1, description="the same, as a share of the schedule's updates.")
+    warmup_epochs: float | None = Field(None, ge=0, description="the same, as passes over the training examples.")
     warmup_offset_steps: int = Field(0, ge=0, description="the updates of the warmup that lie before the first.")
     decay_power: float = Field(1.0, ge=0, description="the power of the decay.")
     decay_start: Literal["warmup_end", "step_zero"] = "warmup_end"
@@ -43,7 +44,8 @@ class StageConfig(Section):
     def _says_each_thing_once(self):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"give either steps or epochs. Received: steps={self.steps}, epochs={self.epochs}")
-        of_schedule = ("learning_rate", "warmup_steps", "warmup_ratio", "warmup_offset_steps", "decay_power")
+        warmups = ("warmup_steps", "warmup_ratio", "warmup_epochs")
+        of_schedule = ("learning_rate", *warmups, "warmup_offset_steps", "decay_power")
         of_schedule += ("decay_start", "end_learning_rate")
         fields = type(self).model_fields
         given = [name for name in of_schedule if getattr(self, name) != fields[name].default]
@@ -53,12 +55,9 @@ class StageConfig(Section):
                     "a stage with continues_schedule has no schedule and no moments of its own. "
                     f"Received: {', '.join([*given, *['moments=reset'] * (self.moments == 'reset')])}"
                 )
-        elif self.learning_rate is None or (self.warmup_steps is None) == (self.warmup_ratio is None):
-            raise ValueError(
-                "give learning_rate, and either warmup_steps or warmup_ratio. Received: "
-                f"learning_rate={self.learning_rate}, warmup_steps={self.warmup_steps}, "
-                f"warmup_ratio={self.warmup_ratio}"
-            )
+        elif self.learning_rate is None or sum(getattr(self, name) is not None for name in warmups) != 1:
+            received = ", ".join(f"{name}={getattr(self, name)}" for name in ("learning_rate", *warmups))
+            raise ValueError(f"give learning_rate, and one of {', '.join(warmups)}. Received: {received}")
         return self
 
 
@@ -119,7 +118,7 @@ def resolve(
     Args:
         configs: The stages' configs.
         replicas: The replicas of the strategy.
-        count_examples: Gives the number of training examples of a stage; asked for stages with `epochs` only.
+        count_examples: Gives the number of training examples of a stage; asked for stages with epochs only.
 
     Raises:
         ConfigError: A global batch cannot be divided, a warmup is longer than its schedule, or the first stage
@@ -143,8 +142,10 @@ def resolve(
             scale = rules[rate.rule]
             rate = scale(rate.base_learning_rate, rate.base_global_batch_size, leader.global_batch_size)
         warmup_steps = leader.warmup_steps
-        if warmup_steps is None:
+        if leader.warmup_ratio is not None:
             warmup_steps = round(leader.warmup_ratio * schedule_steps)
+        elif leader.warmup_epochs is not None:
+            warmup_steps = round(leader.warmup_epochs * count_examples(leader) / leader.global_batch_size)
         if not warmup_steps <= schedule_steps + leader.warmup_offset_steps:
             raise ConfigError(
                 f"The warmup of stages.{owner} must end within its schedule. Received: warmup_steps={warmup_steps:,}, "

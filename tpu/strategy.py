@@ -94,6 +94,9 @@ def precision(policy, strategy):
     Args:
         policy: `float32`, `mixed_bfloat16`, or `auto`: the second on a TPU, else the first.
         strategy: The `tf.distribute.Strategy`.
+
+    Yields:
+        The dtype in which the models compute.
     """
     import tensorflow as tf
     import tf_keras
@@ -103,7 +106,7 @@ def precision(policy, strategy):
     before = tf_keras.mixed_precision.global_policy()
     tf_keras.mixed_precision.set_global_policy(policy)
     try:
-        yield
+        yield tf.bfloat16 if policy == "mixed_bfloat16" else tf.float32
     finally:
         tf_keras.mixed_precision.set_global_policy(before)
 

@@ -7,17 +7,15 @@ and the results on the held-out documents. The same command continues a run that
 gives a new run the weights of another one, or of a public BERT checkpoint, named without its suffix.
 """
 
-import argparse
 import json
-import sys
 
 import bert_manifest
+import command
 import strategy as strategies
 from atomic_file import atomic_path
 from bert_config import PretrainConfig
-from config import CHECKPOINTS, ConfigError, RunError, check_reachable, claim_folder, load
-from config import add_arguments as add_config_arguments
-from device_loop import Stopped, leave
+from config import CHECKPOINTS, check_reachable, claim_folder, load
+from device_loop import leave
 from paths import any_path
 from run_folder import newest_checkpoint
 from stages import resolve, split
@@ -32,72 +30,51 @@ CURVES = {
 }
 
 
+def main(argv=None):
+    """Trains in stages, then evaluates on the held-out documents; returns the exit code of `command.exit_code_of`."""
+    return command.exit_code_of("train_bert", train, parse_arguments(argv))
+
+
 def parse_arguments(argv):
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_config_arguments(parser)
+    parser = command.make_parser(__doc__, "two updates a stage of a tiny model on random tokens")
     parser.add_argument(
         "--data_dir", type=any_path, help="the folder that prepare_bert_data.py wrote; not needed for --smoke"
     )
-    parser.add_argument("--model_dir", type=any_path, required=True, help="the folder of the run, created when missing")
     parser.add_argument(
         "--init_checkpoint", type=any_path, help="a run or a checkpoint; without it the weights begin at random"
     )
-    parser.add_argument(
-        "--allow_config_change", action="store_true", help="continue a run in --model_dir with another config"
-    )
-    parser.add_argument(
-        "--smoke", action="store_true", help="try the config: two updates a stage of a tiny model on random tokens"
-    )
-    strategies.add_arguments(parser)
     arguments = parser.parse_args(argv)
     if not arguments.smoke and arguments.data_dir is None:
         parser.error("--data_dir is required, unless --smoke is given")
     return arguments
 
 
-def main(argv=None):
-    """Trains in stages, then evaluates on the held-out documents.
+def train(arguments):
+    """Does what the command line says.
 
-    Returns:
-        The exit code: 0; 2 for input that cannot be used; 1 for a run that cannot go on; when stopped, 130 by Ctrl-C
-        and 75 by SIGTERM.
+    Raises:
+        ConfigError: Its input cannot be used.
+        RunError: The run cannot go on.
     """
-    arguments = parse_arguments(argv)
-    try:
-        config = load(arguments.config_file, PretrainConfig, arguments.overrides)
-        strategies.prepare(arguments, arguments.data_dir, arguments.model_dir)
-        check_reachable(arguments.init_checkpoint)
-        if arguments.smoke:
-            strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
-            smoke(config, strategy, arguments.model_dir)
-            return 0
-        manifest = bert_manifest.Manifest.load(arguments.data_dir)
-        bert_manifest.check_covers(manifest, config.stages)
+    config = load(arguments.config_file, PretrainConfig, arguments.overrides)
+    strategies.prepare(arguments, arguments.data_dir, arguments.model_dir)
+    check_reachable(arguments.init_checkpoint)
+    if arguments.smoke:
         strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
-        stages = resolve_stages(config, manifest, strategy.num_replicas_in_sync)
-        if arguments.init_checkpoint and not newest_checkpoint(arguments.model_dir / CHECKPOINTS):
-            import initial_weights
+        smoke(config, strategy, arguments.model_dir)
+        return
+    manifest = bert_manifest.Manifest.load(arguments.data_dir)
+    bert_manifest.check_covers(manifest, config.stages)
+    strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
+    stages = resolve_stages(config, manifest, strategy.num_replicas_in_sync)
+    if arguments.init_checkpoint and not newest_checkpoint(arguments.model_dir / CHECKPOINTS):
+        import initial_weights
 
-            initial_weights.find_checkpoint(arguments.init_checkpoint)
-        claim_folder(arguments.model_dir, config, arguments.allow_config_change)
-        manifest.claim_run(arguments.model_dir)
-        run(
-            config,
-            manifest,
-            stages,
-            strategy,
-            arguments.data_dir,
-            arguments.model_dir,
-            arguments.init_checkpoint,
-        )
-    except (ConfigError, RunError) as error:
-        print(f"train_bert: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    except (KeyboardInterrupt, Stopped) as stop:
-        print("\ntrain_bert: interrupted; the same command continues from the newest checkpoint.", file=sys.stderr)
-        return getattr(stop, "exit_code", 130)
-    return 0
+        initial_weights.find_checkpoint(arguments.init_checkpoint)
+    claim_folder(arguments.model_dir, config, arguments.allow_config_change)
+    manifest.claim_run(arguments.model_dir)
+    run(config, manifest, stages, strategy, arguments.data_dir, arguments.model_dir, arguments.init_checkpoint)
 
 
 def resolve_stages(config, manifest, replicas):
@@ -196,6 +173,7 @@ def smoke(config, strategy, model_dir):
     smoke.run(
         config,
         [("stages", number) for number in range(len(config.stages))],
+        smoke.TINY_BERT,
         strategy,
         model_dir,
         lambda small: PretrainTask(small.model, smoke.VOCAB_SIZE, baseline_token=0),

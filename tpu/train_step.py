@@ -50,7 +50,22 @@ def train_step(task, features, model, optimizer, metrics, step, micro_batches=1,
             lambda index, _: index < micro_batches, add_part, (0, sums), maximum_iterations=micro_batches
         )
     optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    share_statistics(context, model)
     step.assign_add(1)
+
+
+def share_statistics(context, model):
+    """Gives every replica the mean of the replicas' moving statistics, those of batch norm.
+
+    A checkpoint holds that mean, so a resumed run has the statistics of one that went on.
+    """
+    on_read = tf.VariableSynchronization.ON_READ
+    statistics = [v for v in model.non_trainable_variables if v.synchronization == on_read]
+    if statistics:
+        # Copies, since a variable's own value has no device where a worker has one replica, which all_reduce refuses.
+        means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(v) for v in statistics])
+        for variable, mean in zip(statistics, means, strict=True):
+            variable.assign(mean)
 
 
 def accumulator_dtype(variable):

@@ -269,6 +269,8 @@ class Run:
 def build_model(task, strategy, seed):
     """The model of a task, in the strategy's scope, with weights that follow from the seed."""
     tf_keras.utils.set_random_seed(seed)
+    # Names, too, follow from the model alone, not from others that were built before.
+    tf_keras.backend.reset_uids()
     with strategy.scope():
         return task.build_model()
 

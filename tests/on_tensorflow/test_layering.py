@@ -76,7 +76,7 @@ ALLOWED_IN_TPU = {
     "config": {"atomic_file"},
     "strategy": {"config"},
     "stages": {"config"},
-    "run_config": {"config"},
+    "run_config": {"adagrad", "config"},
     "bert_config": {"config", "run_config", "stages"},
     # text -> vocabulary -> tokens -> examples -> files
     "data_files": {"atomic_file", "config"},
@@ -121,6 +121,19 @@ ALLOWED_IN_TPU = {
     "squad_input": {"record_order", "stages"},
     "squad_task": {"bert_task"},
     "squad_predict": {"atomic_file", "squad_input"},
+    # images
+    "image_manifest": {"config", "data_files", "data_manifest"},
+    "image_sources": {"config"},
+    "image_shards": {"atomic_file", "config", "data_files", "image_manifest", "image_sources", "work_folder"},
+    "image_index": {"config", "data_files", "image_manifest", "worker_pool"},
+    "image_config": {"config", "run_config", "stages"},
+    "image_decoding": set(),
+    "image_input": {"config", "image_decoding", "record_order", "stages"},
+    "alexnet": set(),
+    "image_task": {"alexnet"},
+    "serving_images": {"image_decoding"},
+    "adagrad": set(),
+    "command": {"config", "device_loop", "strategy"},
     "text_input": set(),
     "serving": {"text_input", "vocabulary"},
 }

@@ -155,7 +155,7 @@ def test_epochs_are_counted_in_examples():
     [
         ("stages.0.epochs=3", "give either steps or epochs"),
         ("stages.1.continues_schedule=true", "no schedule and no moments of its own"),
-        ("stages.0.warmup_ratio=0.1", "either warmup_steps or warmup_ratio"),
+        ("stages.0.warmup_ratio=0.1", "one of warmup_steps, warmup_ratio, warmup_epochs"),
         ("stages.0.warmup_steps=2501", "must end within its schedule"),
         ("optimizer.momentum=0.9", r"unknown field 'optimizer.momentum'\. Expected one of: weight_decay, "),
         ("optimizer.name=sgd", r"'optimizer\.name' is wrong\. Received: 'sgd'\. Expected one of: 'lamb'"),
