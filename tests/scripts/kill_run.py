@@ -1,12 +1,67 @@
-"""Kills a training command again and again, and lets it go on, until it ends by itself."""
+"""Kills a training command again and again, and lets it go on, until it ends by itself, with the same bits.
+
+`KILLS=20 KILLS_IN_WRITES=5` makes a test of it that takes an hour; by default there are two kills, in one of the ways.
+"""
 
 import json
+import os
 import random
 import re
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+ROOT = Path(__file__).parents[2]
+KILLS, KILLS_IN_WRITES = int(os.environ.get("KILLS", "1")), int(os.environ.get("KILLS_IN_WRITES", "1"))
+INTERVAL, STEPS = 3, 36
+OF_RUN = ["run.steps_per_loop=1", f"run.checkpoint_every_steps={INTERVAL}", "run.eval_global_batch_size=8"]
+WAYS = {"one process": (["--cpu_replicas", "2"], 1), "two processes": (["--strategy", "multi_worker"], 2)}
+
+
+def ways(default):
+    """The parameters of a test of each of `WAYS`: the default one, and with KILLS set the others."""
+    reason = "takes some minutes; KILLS=1 runs it"
+    unless_asked = pytest.mark.skipif("KILLS" not in os.environ, reason=reason)
+    return [pytest.param(way, marks=() if way == default else unless_asked) for way in WAYS]
+
+
+def expect_same_end(command, settings, way, folder):
+    """Runs a command to its end in folder/whole, and with kills in folder/killed; returns the values they end with."""
+    options, processes = WAYS[way]
+
+    def killed_run(model_dir):
+        parts = [sys.executable, *map(str, command), "--model_dir", str(model_dir), *options, "--set", *settings]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        return KilledRun(parts, model_dir, environment, STEPS, processes)
+
+    killed_run(folder / "whole").run(0, 0)
+    killed = killed_run(folder / "killed")
+    killed.run(KILLS, KILLS_IN_WRITES)
+    assert (killed.kills, killed.kills_in_writes) == (KILLS, KILLS_IN_WRITES)
+    print(f"{way}: {killed.kills} kills, {killed.kills_in_writes} in writes; restored {killed.restored_steps}")
+    restarts = len(killed.restored_steps) - 1
+    assert restarts >= KILLS + KILLS_IN_WRITES
+    assert all(step % INTERVAL == 0 for step in killed.restored_steps)
+    assert killed.executed_steps() <= STEPS + restarts * INTERVAL
+
+    expected, resumed = checkpoint_values(folder / "whole"), checkpoint_values(folder / "killed")
+    assert expected.keys() == resumed.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    return expected
+
+
+def checkpoint_values(model_dir):
+    """The values of a run's last checkpoint, with TensorFlow's own counter of saves."""
+    reader = tf.train.load_checkpoint(str(model_dir / "checkpoints" / f"ckpt-{STEPS}"))
+    names = reader.get_variable_to_shape_map()
+    return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
 
 
 class KilledRun:
