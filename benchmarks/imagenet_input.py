@@ -114,7 +114,7 @@ def ours(data_dir, on_corrupt="stop"):
     data = ImageDataConfig(image_size=SIZE, on_corrupt=on_corrupt)
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
     images = image_input.Images(strategy, manifest.settings.layout, data, 0, SHUFFLE, tf.float32)
-    stage = SimpleNamespace(global_batch_size=BATCH, number=1)
+    stage = SimpleNamespace(global_batch_size=BATCH, seed=lambda seed: seed)
     return images.train_batches(manifest.records(data_dir, "train"), stage, 0)
 
 

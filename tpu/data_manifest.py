@@ -19,11 +19,13 @@ class DataManifest(Section):
 
     Attributes:
         made_by: The script that writes it.
+        reads_all: Whether `load` reads all of every local file, and does not only look at its size.
         record_file: What the names of its TFRecord files look like.
         settings: All that the content of the files follows from. Equal settings mean equal files.
     """
 
     made_by: ClassVar[str]
+    reads_all: ClassVar[bool] = True
     record_file: ClassVar[re.Pattern]
     settings: Any
 
@@ -41,7 +43,7 @@ class DataManifest(Section):
         """
         manifest = cls.read(data_dir)
         for file in manifest.files:
-            check(file, data_dir)
+            check(file, data_dir, cls.reads_all)
         return manifest
 
     @classmethod

@@ -4,10 +4,10 @@
     python tpu/export.py --model_dir SQUAD_RUN
     python tpu/export.py --model_dir IMAGE_RUN
 
-The model goes to RUN/saved_model/STEP, the layout of TensorFlow Serving; the vocabulary is in assets/vocab.txt. It
-takes int32 token ids and needs nothing but TensorFlow. With --text the model goes to RUN/saved_model_text/STEP, takes
-strings, and needs tensorflow_text too, whose ops it holds. The signature is `serving_default`; tpu/serving.py says
-what it takes and gives.
+The model goes to RUN/saved_model/STEP, the layout of TensorFlow Serving, and needs nothing but TensorFlow. The first
+two take int32 token ids and have their vocabulary in assets/vocab.txt; with --text the model goes to
+RUN/saved_model_text/STEP, takes strings, and needs tensorflow_text too, whose ops it holds. The last takes JPEG files.
+The signature is `serving_default`; tpu/serving.py and tpu/serving_images.py say what it takes and gives.
 """
 
 import argparse

@@ -1,19 +1,25 @@
 """The config of an image classification run: what configs/resnet50/*.yaml and configs/alexnet/*.yaml may say."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from config import Section
 from run_config import OptimizerConfig, RunConfig
 from stages import StageConfig
 
 
+def _are_shares(values: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < values[0] <= values[1] <= 1:
+        raise ValueError(f"expected 0 < least <= largest <= 1. Received: {values}")
+    return values
+
+
 class ImageDataConfig(Section):
     """How images become examples."""
 
     image_size: int = Field(224, gt=0, description="the height and width that the model sees.")
-    crop_area: tuple[float, float] = Field(
+    crop_area: Annotated[tuple[float, float], AfterValidator(_are_shares)] = Field(
         (0.08, 1.0), description="the least and the largest share of an image that a crop for training has."
     )
     flip: bool = Field(True, description="whether an image for training is mirrored at random.")

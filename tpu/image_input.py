@@ -32,6 +32,7 @@ class Images:
     def __init__(self, strategy, layout, data, seed, shuffle_images, dtype):
         self._strategy, self._layout, self._data = strategy, layout, data
         self._seed, self._shuffle_images, self._dtype = seed, shuffle_images, dtype
+        self._contexts = []
 
     def train_batches(self, files, stage, skip_steps):
         """The endless batches of one stage of training, a distributed dataset.
@@ -41,18 +42,22 @@ class Images:
             stage: The `stages.Stage`.
             skip_steps: How many batches to leave out at the beginning.
         """
-        data, seed = self._data, self._seed_of(stage) % 2**30
-
-        def seeded(records, keys):
-            # Two integers of 64 bits seed an image's draws: seed and epoch, file and place in the file.
-            epochs, numbers, places = tf.unstack(keys, axis=1)
-            seeds = tf.stack([seed * 2**32 + epochs, numbers * 2**40 + places], axis=1)
-            return records, seeds, tf.ones_like(epochs, tf.bool)
+        data, seed = self._data, stage.seed(self._seed) % 2**30
+        self._contexts = []
 
         def decode(encoded, image_seed):
             return training_image(encoded, image_seed, data.image_size, data.crop_area, data.flip)
 
         def batches(context):
+            def seeded(records, keys):
+                # Two integers of 64 bits seed an image's draws: seed and epoch, file and place in the file. The file's
+                # number is that among the files of all hosts, see `files_of_hosts`.
+                epochs, numbers, places = tf.unstack(keys, axis=1)
+                numbers = numbers * context.num_input_pipelines + context.input_pipeline_id
+                seeds = tf.stack([seed * 2**32 + epochs, numbers * 2**40 + places], axis=1)
+                return records, seeds, tf.ones_like(epochs, tf.bool)
+
+            self._contexts.append(context)
             return self._decoded(self._train_records(context, files, stage, skip_steps).map(seeded), decode)
 
         return self._strategy.distribute_datasets_from_function(batches)
@@ -68,13 +73,14 @@ class Images:
             A distributed dataset, and the number of its global batches.
         """
         per_replica, _ = split(global_batch_size, self._strategy.num_replicas_in_sync, None)
-        steps = 0
+        steps, self._contexts = 0, []
 
         def decode(encoded, _):
             return evaluation_image(encoded, self._data.image_size, self._data.center_crop_fraction)
 
         def batches(context):
             nonlocal steps
+            self._contexts.append(context)
             own, narrow = of_this_host(files, context)
             # As many as the host with the most images needs.
             hosts = files_of_hosts(files, context.num_input_pipelines)
@@ -85,8 +91,8 @@ class Images:
         return dataset, steps
 
     @contextlib.contextmanager
-    def corrupt_one_is_named(self, training, files):
-        """Makes TensorFlow's error of an image that cannot be decoded a `RunError` that names file and record.
+    def damage_is_named(self, training, files):
+        """Makes TensorFlow's error of an image or a file that cannot be read a `RunError` that names it.
 
         Args:
             training: The `training_loop.Run`, for the step and the stage that it is in.
@@ -94,36 +100,43 @@ class Images:
         """
         try:
             yield
+        except tf.errors.DataLossError:
+            for path in files:
+                count = 0
+                try:
+                    for _ in tf.data.TFRecordDataset(path):
+                        count += 1
+                except tf.errors.DataLossError:
+                    raise RunError(
+                        f"A file of images is damaged. Received: {path}, after {count:,} records. Expected a whole "
+                        "TFRecord file; prepare the data again."
+                    ) from None
+            raise
         except tf.errors.InvalidArgumentError:
             step = int(training.step.numpy())
             stage = next((stage for stage in training.stages if step < stage.last_step), None)
-            workers = training.workers
-            context = tf.distribute.InputContext(workers.count, workers.index, self._strategy.num_replicas_in_sync)
-            if stage is None:  # the evaluation
+            for context in self._contexts:
                 own, _ = of_this_host(files, context)
-                records = eval_records(tf.distribute.InputContext(), list(own), sum(own.values()), 1, sum(own.values()))
-                records = records.map(lambda records, keys, _: (records, keys))
-            else:
-                records = self._train_records(context, files, stage, step - stage.first_step)
-                records = records.take(2 * stage.replicas)
-            found = self._first_corrupt(records)
-            if found is None:
-                raise
-            number, place = found
-            path = sorted(of_this_host(files, context)[0])[number]
-            raise RunError(
-                f"An image cannot be decoded. Received: record {place:,} of {path}. Expected a whole JPEG; "
-                "data.on_corrupt=skip leaves such images out and counts them."
-            ) from None
-
-    def _seed_of(self, stage):
-        return self._seed + 1_000_000 * stage.number
+                if stage is None:  # the evaluation
+                    count = sum(own.values())
+                    records = eval_records(tf.distribute.InputContext(), list(own), count, 1, count)
+                    records = records.map(lambda records, keys, _: (records, keys))
+                else:
+                    records = self._train_records(context, files, stage, step - stage.first_step)
+                    records = records.take(2 * stage.replicas)
+                if found := self._first_corrupt(records):
+                    number, place = found
+                    raise RunError(
+                        f"An image cannot be decoded. Received: record {place:,} of {sorted(own)[number]}. Expected a "
+                        "whole JPEG; data.on_corrupt=skip leaves such images out and counts them."
+                    ) from None
+            raise
 
     def _train_records(self, context, files, stage, skip_steps):
         own, narrow = of_this_host(files, context)
         per_replica = stage.global_batch_size // context.num_replicas_in_sync
         return train_records(
-            narrow, list(own), sum(own.values()), per_replica, self._seed_of(stage), skip_steps, self._shuffle_images
+            narrow, list(own), sum(own.values()), per_replica, stage.seed(self._seed), skip_steps, self._shuffle_images
         )
 
     def _first_corrupt(self, records):
@@ -131,6 +144,7 @@ class Images:
         for record, (_, number, place) in records.unbatch().as_numpy_iterator():
             encoded = tf.io.parse_single_example(record, self._description())[self._layout.image_key]
             try:
+                tf.image.extract_jpeg_shape(encoded)  # which knows JPEG only
                 tf.io.decode_jpeg(encoded)
             except tf.errors.InvalidArgumentError:
                 return int(number), int(place)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from paths import as_path
 
 # Goes up when the same settings and images start to give other files.
 FORMAT_VERSION = 1
+IMAGENET_CLASSES = 1000
 Split = Literal["train", "validation"]
 
 
@@ -23,9 +24,14 @@ class ImageLayout(Section):
     label_key: str = "image/class/label"
     first_label: int = Field(1, description="the label of the first class.")
 
+    def labels(self, classes: int) -> range:
+        """The labels of so many classes."""
+        return range(self.first_label, self.first_label + classes)
+
 
 # The layout of tensorflow/models' ImageNet scripts, and that of tensorflow_datasets.
 STANDARD = ImageLayout()
+SYNSET_KEY = "image/class/synset"
 TFDS = ImageLayout(image_key="image", label_key="label", first_label=0)
 
 
@@ -51,9 +57,20 @@ class Manifest(DataManifest):
     """The manifest of images."""
 
     made_by: ClassVar[str] = "tpu/prepare_imagenet.py"
+    # To read 150 GB on every host would take minutes at every start; records have checksums of their own.
+    reads_all: ClassVar[bool] = False
     record_file: ClassVar[re.Pattern] = re.compile(r"(train|validation)-\d+-of-\d+")
     settings: Settings
     record_files: tuple[ImageFile, ...]
+
+    @classmethod
+    def of_random_images(cls) -> Self:
+        """What binds a run to random images of ImageNet's number of classes, instead of to data."""
+        names = tuple(map(str, range(IMAGENET_CLASSES)))
+        settings = Settings(
+            format_version=FORMAT_VERSION, layout=STANDARD, classes=names, seed=None, shards={}, images_sha256={}
+        )
+        return cls(settings=settings, record_files=())
 
     @property
     def files(self) -> tuple[DataFile, ...]:

@@ -12,8 +12,9 @@ from PIL import Image as PillowImage
 import data_files
 from atomic_file import atomic_path
 from config import ConfigError
-from image_manifest import STANDARD, ImageFile, Split
+from image_manifest import STANDARD, SYNSET_KEY, ImageFile, Split
 from image_sources import Image
+from paths import os_errors
 from work_folder import record_path
 
 # What an image is stored with that was no JPEG in RGB or grey; ImageNet has some twenty of them.
@@ -73,7 +74,7 @@ def write_shard(task: ShardTask) -> ImageFile:
         return done
     import tensorflow as tf
 
-    with atomic_path(task.path) as unfinished:
+    with os_errors(task.path), atomic_path(task.path) as unfinished:
         with tf.io.TFRecordWriter(str(unfinished)) as writer:
             for image, label in zip(task.images, task.labels, strict=True):
                 writer.write(_example(tf, image, label).SerializeToString(deterministic=True))
@@ -116,7 +117,7 @@ def _example(tf, image, label):
     features = {
         STANDARD.image_key: text(encoded),
         STANDARD.label_key: integers(label),
-        "image/class/synset": text(image.class_name.encode()),
+        SYNSET_KEY: text(image.class_name.encode()),
         "image/filename": text(image.name.encode()),
         "image/format": text(b"JPEG"),
         "image/colorspace": text(b"RGB"),

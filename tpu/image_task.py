@@ -71,7 +71,7 @@ class ImageTask:
         """A share of the loss; the loss is the sum of all shares of a global batch.
 
         Args:
-            features: Some images of the batch, see `image_input.train_batches`.
+            features: Some images of the batch, see `image_input.Images`.
             outputs: Their logits, `[batch, classes]`.
             totals: The sum of `loss_weights` over the whole batch.
             metrics: The metrics of `build_metrics`, which are updated.
@@ -86,8 +86,11 @@ class ImageTask:
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         named = {metric.name: metric for metric in metrics}
         named["loss"].update_state(losses, weight)
-        for top in (1, TOP):
-            named[f"top_{top}_accuracy"].update_state(tf.math.in_top_k(label, tf.cast(logits, tf.float32), top), weight)
+        in_top = [tf.math.in_top_k(label, tf.cast(logits, tf.float32), top) for top in (1, TOP)]
+        # Classes that share the highest logit are all among the top one; only the first of them is the answer.
+        in_top[0] &= tf.argmax(logits, axis=-1, output_type=label.dtype) == label
+        for top, hits in zip((1, TOP), in_top, strict=True):
+            named[f"top_{top}_accuracy"].update_state(hits, weight)
         named["corrupt_images"].update_state(features["is_corrupt"])
         weighted = tf.reduce_sum(losses * tf.cast(weight, losses.dtype))
         return tf.math.divide_no_nan(weighted, tf.cast(totals[0], losses.dtype))

@@ -67,7 +67,7 @@ def read_bytes(place: str | os.PathLike) -> bytes:
     path = as_path(place)
     if not is_remote(path):
         return path.read_bytes()
-    with _os_errors(path):
+    with os_errors(path):
         return path.read_bytes()
 
 
@@ -91,7 +91,7 @@ def upload(source: Path, target: Path) -> None:
     """
     import tensorflow as tf
 
-    with _os_errors(target):
+    with os_errors(target):
         tf.io.gfile.makedirs(str(target.parent))
         tf.io.gfile.copy(str(source), str(target), overwrite=True)
 
@@ -101,7 +101,7 @@ def obstacle(place: Path) -> str | None:
     if not is_remote(place):
         return None
     try:
-        with _os_errors(place):
+        with os_errors(place):
             place.exists()
     except OSError as error:
         return error.strerror
@@ -109,7 +109,7 @@ def obstacle(place: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _os_errors(path):
+def os_errors(path):
     """Makes the errors of TensorFlow's file systems such as a local file would give."""
     import tensorflow as tf
 

@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0; 2 for input that cannot be used; 1 for a process that was killed; 130 when interrupted.
     """
     arguments = parse_arguments(argv)
+    # This is no work for the machine's accelerators, which a training run may hold.
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     try:
         if arguments.index:
             index(arguments.index, arguments.classes, arguments.processes)

@@ -1,4 +1,4 @@
-"""Which records come in which batch: a function of the seed and the step alone, on any number of hosts."""
+"""Which records come in which batch: a function of the files, the seed and the step alone."""
 
 import tensorflow as tf
 

@@ -31,7 +31,7 @@ def checkpoint_of_run(model_dir: str | Path) -> str:
     if checkpoint is None:
         raise ConfigError(
             f"The run has no checkpoint. Received: {folder}. "
-            "Expected a folder in which tpu/train_bert.py or tpu/finetune_squad.py has saved one."
+            "Expected a folder in which a training script of tpu/ has saved one."
         )
     return checkpoint
 
@@ -64,7 +64,7 @@ def task_of(model_dir: str | Path) -> str:
     except OSError:
         raise ConfigError(
             f"No run found. Received: {model_dir} without {CONFIG_NAME}. "
-            "Expected the folder of a run of tpu/train_bert.py or tpu/finetune_squad.py."
+            "Expected the folder of a run of one of the training scripts of tpu/."
         ) from None
     except (YAMLError, UnicodeDecodeError):
         sections = None

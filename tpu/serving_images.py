@@ -16,7 +16,7 @@ def of_jpeg(model, classes, data):
     Returns:
         A `tf.Module` with `serve`: string `[batch]` `image_bytes` to float32 `[batch, classes]` `probabilities`, and to
         the names and probabilities of the classes, most likely first: string `[batch, classes]` `classes` and float32
-        `[batch, classes]` `scores`, as TensorFlow Serving's classify has them.
+        `[batch, classes]` `scores`.
     """
     module = tf.Module()
     module.model = model

@@ -1,10 +1,9 @@
-"""A trial of a config in seconds: two updates a stage of a tiny model, on random tokens that need no data."""
+"""A trial of a config in seconds: two updates a stage of a tiny model, on random examples that need no data."""
 
 import itertools
 
 import tensorflow as tf
 
-import run_config
 import strategy as strategies
 import training_loop
 from config import Section, claim_folder
@@ -27,7 +26,7 @@ def run(config, stages_at, shrunk, strategy, model_dir, make_task, make_example)
         shrunk: What makes the model small: a dictionary of sections to dictionaries of their fields.
         strategy: A `tf.distribute.Strategy`.
         model_dir: The `Path` of the trial run, not that of a real one.
-        make_task: A function of the shrunk config that makes the task, with a vocabulary of `VOCAB_SIZE`.
+        make_task: A function of the shrunk config that makes the task, with `VOCAB_SIZE` tokens or `CLASSES` classes.
         make_example: A function of the shrunk config, a `stages.StageConfig` and a function `integers(size, limit)`,
             random numbers from 0 up to `limit`, that makes the features of an example.
     """
@@ -36,10 +35,7 @@ def run(config, stages_at, shrunk, strategy, model_dir, make_task, make_example)
     print(*(f"shrunk {change}" for change in changes), sep="\n")
     stages = resolve([_at(small, path) for path in stages_at], strategy.num_replicas_in_sync, lambda _: None)
     with strategies.precision(small.run.mixed_precision, strategy):
-        task = make_task(small)
-        make_optimizer = run_config.make_optimizer(small.optimizer, small.run)
-        model = training_loop.build_model(task, strategy, small.run.seed)
-        training = training_loop.Run(task, model, make_optimizer, stages, strategy, model_dir, small.run)
+        training = training_loop.make(make_task(small), small, stages, strategy, model_dir)
         training.train(
             lambda stage, _: _batches(strategy, stage, lambda integers: make_example(small, stage.config, integers))
         )

@@ -101,6 +101,10 @@ class Stage:
         """The examples of one update."""
         return self.config.global_batch_size
 
+    def seed(self, seed: int) -> int:
+        """The seed of its examples' order, in a run of such a seed."""
+        return seed + 1_000_000 * self.number
+
     def describe(self) -> str:
         """The stage's arithmetic, in a line."""
         return (

@@ -7,12 +7,9 @@ and the results on the held-out documents. The same command continues a run that
 gives a new run the weights of another one, or of a public BERT checkpoint, named without its suffix.
 """
 
-import json
-
 import bert_manifest
 import command
 import strategy as strategies
-from atomic_file import atomic_path
 from bert_config import PretrainConfig
 from config import CHECKPOINTS, check_reachable, claim_folder, load
 from device_loop import leave
@@ -77,72 +74,6 @@ def train(arguments):
     run(config, manifest, stages, strategy, arguments.data_dir, arguments.model_dir, arguments.init_checkpoint)
 
 
-def resolve_stages(config, manifest, replicas):
-    """The config's `stages.Stage`s on so many replicas, whose numbers of epochs are of the data of `manifest`."""
-
-    def count_examples(stage):
-        return sum(file.examples for file in manifest.select("train", stage.seq_length))
-
-    split(config.run.eval_global_batch_size, replicas, None)
-    return resolve(config.stages, replicas, count_examples)
-
-
-def run(config, manifest, stages, strategy, data_dir, model_dir, init_checkpoint=None):
-    """Trains a run to its end from wherever it stands, and writes `held_out.json`.
-
-    Args:
-        config: The `PretrainConfig`.
-        manifest: The `bert_manifest.Manifest` of the data.
-        stages: The `stages.Stage`s of the config on this strategy.
-        strategy: A `tf.distribute.Strategy`.
-        data_dir: The `Path` of the data.
-        model_dir: The `Path` of the run.
-        init_checkpoint: A run or a checkpoint whose weights a new run begins with; None for weights at random.
-
-    Returns:
-        The metrics on the held-out documents, as a dict of floats.
-    """
-    # TensorFlow is imported this late because the strategy sets up its devices and environment first.
-    import bert_input
-    import dynamic_masking
-    import initial_weights
-    import run_config
-    import training_loop
-    from bert_task import PretrainTask
-
-    def batches(stage, skip_steps):
-        files, count = manifest.records(data_dir, "train", stage.config.seq_length)
-        seed = config.run.seed + 1_000_000 * stage.number
-        return bert_input.train_batches(strategy, files, count, stage.config, seed, skip_steps, masking)
-
-    masking = None
-    if config.run.dynamic_masking:
-        data = manifest.settings.data
-        masking = dynamic_masking.Masking(
-            data.masked_lm_probability, data.whole_word_masking, manifest.vocabulary(data_dir)
-        )
-    for stage in stages:
-        print(stage.describe())
-    with strategies.precision(config.run.mixed_precision, strategy):
-        task = PretrainTask(config.model, manifest.vocab_size, manifest.most_frequent_token.id)
-        make_optimizer = run_config.make_optimizer(config.optimizer, config.run)
-        model = training_loop.build_model(task, strategy, config.run.seed)
-        with strategy.scope():
-            initial_weights.initialize(initial_weights.load_pretrainer, model, init_checkpoint, model_dir)
-        training = training_loop.Run(task, model, make_optimizer, stages, strategy, model_dir, config.run)
-        training.train(batches)
-
-        # Evaluation on the held-out documents, at the length of the last stage.
-        last = config.stages[-1]
-        files, count = manifest.records(data_dir, "held_out", last.seq_length)
-        results = training.evaluate(
-            *bert_input.eval_batches(strategy, files, count, last, config.run.eval_global_batch_size)
-        )
-    if training.workers.is_chief:
-        finish(results, manifest, stages, strategy, training)
-    return results
-
-
 def smoke(config, strategy, model_dir):
     """Makes two updates of each stage of a config, with a tiny model, on random tokens; says what it shrank.
 
@@ -181,20 +112,85 @@ def smoke(config, strategy, model_dir):
     )
 
 
-def finish(results, manifest, stages, strategy, training):
-    """Writes the held-out results and the report, and prints the results beside the unigram baseline."""
-    import report
+def resolve_stages(config, manifest, replicas):
+    """The config's `stages.Stage`s on so many replicas, whose numbers of epochs are of the data of `manifest`."""
 
-    with atomic_path(training.folder.path / "held_out.json") as unfinished:
-        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    report.write(training.folder.path, "BERT pre-training", stages, strategy, results, CURVES)
-    training.publish()
+    def count_examples(stage):
+        return sum(file.examples for file in manifest.select("train", stage.seq_length))
+
+    split(config.run.eval_global_batch_size, replicas, None)
+    return resolve(config.stages, replicas, count_examples)
+
+
+def run(config, manifest, stages, strategy, data_dir, model_dir, init_checkpoint=None):
+    """Trains a run to its end from wherever it stands, and writes `held_out.json`.
+
+    Args:
+        config: The `PretrainConfig`.
+        manifest: The `bert_manifest.Manifest` of the data.
+        stages: The `stages.Stage`s of the config on this strategy.
+        strategy: A `tf.distribute.Strategy`.
+        data_dir: The `Path` of the data.
+        model_dir: The `Path` of the run.
+        init_checkpoint: A run or a checkpoint whose weights a new run begins with; None for weights at random.
+
+    Returns:
+        The metrics on the held-out documents, as a dict of floats.
+    """
+    # TensorFlow is imported this late because the strategy sets up its devices and environment first.
+    import bert_input
+    import dynamic_masking
+    import initial_weights
+    import training_loop
+    from bert_task import PretrainTask
+
+    def batches(stage, skip_steps):
+        files, count = manifest.records(data_dir, "train", stage.config.seq_length)
+        seed = stage.seed(config.run.seed)
+        return bert_input.train_batches(strategy, files, count, stage.config, seed, skip_steps, masking)
+
+    masking = None
+    if config.run.dynamic_masking:
+        data = manifest.settings.data
+        masking = dynamic_masking.Masking(
+            data.masked_lm_probability, data.whole_word_masking, manifest.vocabulary(data_dir)
+        )
+    for stage in stages:
+        print(stage.describe())
+    with strategies.precision(config.run.mixed_precision, strategy):
+        task = PretrainTask(config.model, manifest.vocab_size, manifest.most_frequent_token.id)
+        training = training_loop.make(
+            task,
+            config,
+            stages,
+            strategy,
+            model_dir,
+            lambda model: initial_weights.initialize(
+                initial_weights.load_pretrainer, model, init_checkpoint, model_dir
+            ),
+        )
+        training.train(batches)
+
+        # Evaluation on the held-out documents, at the length of the last stage.
+        last = config.stages[-1]
+        files, count = manifest.records(data_dir, "held_out", last.seq_length)
+        results = training.evaluate(
+            *bert_input.eval_batches(strategy, files, count, last, config.run.eval_global_batch_size)
+        )
+    if training.workers.is_chief:
+        training.finish("held_out.json", "BERT pre-training", results, CURVES)
+        print_results(results, manifest, training.model_dir)
+    return results
+
+
+def print_results(results, manifest, model_dir):
+    """Prints the results beside the unigram baseline."""
     accuracy, baseline = results["masked_lm_accuracy"], results["unigram_accuracy"]
     print(
         f"held-out masked-LM accuracy {accuracy:.2%}, loss {results['masked_lm_loss']:.3f}\n"
         f"unigram baseline            {baseline:.2%} (always {manifest.most_frequent_token.token!r})\n"
         f"next-sentence accuracy      {results['next_sentence_accuracy']:.2%}\n"
-        f"report: {training.model_dir / 'report.md'}"
+        f"report: {model_dir / 'report.md'}"
     )
 
 

@@ -7,20 +7,17 @@ summaries and the results on the validation images. The same command continues a
 --synthetic trains on random images, to measure how fast the model is without its input.
 """
 
-import json
-
 import command
 import strategy as strategies
-from atomic_file import atomic_path
-from config import claim_folder, load
+from config import ConfigError, claim_folder, load
 from device_loop import leave
 from image_config import ImageConfig
-from image_manifest import Manifest
+from image_manifest import IMAGENET_CLASSES, Manifest
 from paths import any_path
 from stages import resolve, split
 
 # Of the training set of ILSVRC 2012.
-IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
+IMAGENET_IMAGES = 1_281_167
 # The panels of the report.
 CURVES = {
     "loss": ["loss"],
@@ -46,8 +43,10 @@ def parse_arguments(argv):
         help="train on random images of ImageNet's number and classes; no evaluation",
     )
     arguments = parser.parse_args(argv)
-    if (arguments.data_dir is None) != (arguments.smoke or arguments.synthetic):
-        parser.error("give one of --data_dir, --smoke and --synthetic")
+    given = [name for name in ("data_dir", "smoke", "synthetic") if getattr(arguments, name)]
+    if len(given) != 1:
+        received = ", ".join(f"--{name}" for name in given) or "none"
+        parser.error(f"one of --data_dir, --smoke and --synthetic is needed. Received: {received}")
     return arguments
 
 
@@ -60,91 +59,24 @@ def train(arguments):
     """
     config = load(arguments.config_file, ImageConfig, arguments.overrides)
     strategies.prepare(arguments, arguments.data_dir, arguments.model_dir)
-    manifest = Manifest.load(arguments.data_dir) if arguments.data_dir else None
+    manifest = Manifest.load(arguments.data_dir) if arguments.data_dir else Manifest.of_random_images()
     strategy = strategies.make(arguments.strategy, arguments.cpu_replicas, arguments.tpu)
     if arguments.smoke:
         smoke(config, strategy, arguments.model_dir)
         return
-    images = manifest.count("train") if manifest else IMAGENET_IMAGES
+    images = IMAGENET_IMAGES if arguments.synthetic else manifest.count("train")
     stages = resolve_stages(config, images, strategy.num_replicas_in_sync)
+    if config.model.sync_batch_norm and arguments.strategy != "tpu" and strategy.num_replicas_in_sync > 1:
+        check_undivided(stages)
     claim_folder(arguments.model_dir, config, arguments.allow_config_change)
+    manifest.claim_run(arguments.model_dir)
     for stage in stages:
         print(stage.describe())
         print(describe_epochs(stage, images))
-    if manifest:
-        manifest.claim_run(arguments.model_dir)
-        run(config, manifest, stages, strategy, arguments.data_dir, arguments.model_dir)
-    else:
+    if arguments.synthetic:
         run_synthetic(config, stages, strategy, arguments.model_dir)
-
-
-def resolve_stages(config, images, replicas):
-    """The config's `stages.Stage`s on so many replicas, with so many training images."""
-    split(config.run.eval_global_batch_size, replicas, None)
-    return resolve(config.stages, replicas, lambda _: images)
-
-
-def run(config, manifest, stages, strategy, data_dir, model_dir):
-    """Trains a run to its end from wherever it stands, and writes `validation.json`.
-
-    Args:
-        config: The `ImageConfig`.
-        manifest: The `image_manifest.Manifest` of the data.
-        stages: The `stages.Stage`s of the config on this strategy.
-        strategy: A `tf.distribute.Strategy`.
-        data_dir: The `Path` of the data.
-        model_dir: The `Path` of the run.
-
-    Returns:
-        The metrics on the validation images, as a dict of floats.
-    """
-    # TensorFlow is imported this late because the strategy sets up its devices and environment first.
-    import image_input
-
-    with strategies.precision(config.run.mixed_precision, strategy) as dtype:
-        training = make_training(config, len(manifest.settings.classes), stages, strategy, model_dir)
-        images = image_input.Images(
-            strategy, manifest.settings.layout, config.data, config.run.seed, config.run.shuffle_images, dtype
-        )
-        files = manifest.records(data_dir, "train")
-        with images.corrupt_one_is_named(training, files):
-            training.train(lambda stage, skip_steps: images.train_batches(files, stage, skip_steps))
-        files = manifest.records(data_dir, "validation")
-        with images.corrupt_one_is_named(training, files):
-            results = training.evaluate(*images.eval_batches(files, config.run.eval_global_batch_size))
-    if training.workers.is_chief:
-        finish(results, stages, strategy, training)
-    return results
-
-
-def run_synthetic(config, stages, strategy, model_dir):
-    """Trains on random images, without an evaluation.
-
-    Args:
-        config: The `ImageConfig`.
-        stages: The `stages.Stage`s of the config on this strategy.
-        strategy: A `tf.distribute.Strategy`.
-        model_dir: The `Path` of the run.
-    """
-    import image_input
-
-    with strategies.precision(config.run.mixed_precision, strategy) as dtype:
-        training = make_training(config, IMAGENET_CLASSES, stages, strategy, model_dir)
-        training.train(
-            lambda stage, _: image_input.synthetic_batches(strategy, config.data, IMAGENET_CLASSES, stage, dtype)
-        )
-
-
-def make_training(config, classes, stages, strategy, model_dir):
-    """The `training_loop.Run` of a config."""
-    import run_config
-    import training_loop
-    from image_task import ImageTask
-
-    task = ImageTask(config, classes)
-    make_optimizer = run_config.make_optimizer(config.optimizer, config.run)
-    model = training_loop.build_model(task, strategy, config.run.seed)
-    return training_loop.Run(task, model, make_optimizer, stages, strategy, model_dir, config.run)
+    else:
+        run(config, manifest, stages, strategy, arguments.data_dir, arguments.model_dir)
 
 
 def smoke(config, strategy, model_dir):
@@ -181,6 +113,23 @@ def smoke(config, strategy, model_dir):
     )
 
 
+def resolve_stages(config, images, replicas):
+    """The config's `stages.Stage`s on so many replicas, with so many training images."""
+    split(config.run.eval_global_batch_size, replicas, None)
+    return resolve(config.stages, replicas, lambda _: images)
+
+
+def check_undivided(stages):
+    """Raises a `ConfigError` if a stage accumulates parts: on GPUs, their loop cannot ask other replicas for a sum."""
+    for stage in stages:
+        if stage.micro_batches > 1:
+            raise ConfigError(
+                f"Synchronised batch norm needs batches that are not divided, but on a TPU. Received: stage "
+                f"{stage.number} with {stage.micro_batches:,} accumulated parts of {stage.per_replica_batch_size:,}. "
+                "Expected a larger max_per_replica_batch_size, or model.sync_batch_norm=false."
+            )
+
+
 def describe_epochs(stage, images):
     """How a stage reaches its epochs, in a line."""
     examples = stage.steps * stage.global_batch_size
@@ -190,18 +139,71 @@ def describe_epochs(stage, images):
     )
 
 
-def finish(results, stages, strategy, training):
-    """Writes the results on the validation images and the report, and prints the results."""
-    import report
+def run(config, manifest, stages, strategy, data_dir, model_dir):
+    """Trains a run to its end from wherever it stands, and writes `validation.json`.
 
-    with atomic_path(training.folder.path / "validation.json") as unfinished:
-        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    report.write(training.folder.path, "Image classification", stages, strategy, results, CURVES)
-    training.publish()
+    Args:
+        config: The `ImageConfig`.
+        manifest: The `image_manifest.Manifest` of the data.
+        stages: The `stages.Stage`s of the config on this strategy.
+        strategy: A `tf.distribute.Strategy`.
+        data_dir: The `Path` of the data.
+        model_dir: The `Path` of the run.
+
+    Returns:
+        The metrics on the validation images, as a dict of floats.
+    """
+    # TensorFlow is imported this late because the strategy sets up its devices and environment first.
+    import image_input
+    import training_loop
+    from image_task import ImageTask
+
+    with strategies.precision(config.run.mixed_precision, strategy) as dtype:
+        task = ImageTask(config, len(manifest.settings.classes))
+        training = training_loop.make(task, config, stages, strategy, model_dir)
+        images = image_input.Images(
+            strategy, manifest.settings.layout, config.data, config.run.seed, config.run.shuffle_images, dtype
+        )
+        files, held_out = (manifest.records(data_dir, split) for split in ("train", "validation"))
+        # That there are files for every host is found out before training.
+        images.eval_batches(held_out, config.run.eval_global_batch_size)
+        with images.damage_is_named(training, files):
+            training.train(lambda stage, skip_steps: images.train_batches(files, stage, skip_steps))
+        with images.damage_is_named(training, held_out):
+            results = training.evaluate(*images.eval_batches(held_out, config.run.eval_global_batch_size))
+    if training.workers.is_chief:
+        training.finish("validation.json", "Image classification", results, CURVES)
+        print_results(results, training.model_dir)
+    return results
+
+
+def print_results(results, model_dir):
+    """Prints the results on the validation images."""
     print(
         f"validation: top-1 {results['top_1_accuracy']:.2%}, top-5 {results['top_5_accuracy']:.2%}, "
-        f"loss {results['loss']:.3f}\nreport: {training.model_dir / 'report.md'}"
+        f"loss {results['loss']:.3f}\nreport: {model_dir / 'report.md'}"
     )
+
+
+def run_synthetic(config, stages, strategy, model_dir):
+    """Trains on random images, without an evaluation.
+
+    Args:
+        config: The `ImageConfig`.
+        stages: The `stages.Stage`s of the config on this strategy.
+        strategy: A `tf.distribute.Strategy`.
+        model_dir: The `Path` of the run.
+    """
+    import image_input
+    import training_loop
+    from image_task import ImageTask
+
+    with strategies.precision(config.run.mixed_precision, strategy) as dtype:
+        task = ImageTask(config, IMAGENET_CLASSES)
+        training = training_loop.make(task, config, stages, strategy, model_dir)
+        training.train(
+            lambda stage, _: image_input.synthetic_batches(strategy, config.data, IMAGENET_CLASSES, stage, dtype)
+        )
 
 
 if __name__ == "__main__":

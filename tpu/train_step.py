@@ -24,6 +24,10 @@ def train_step(task, features, model, optimizer, metrics, step, micro_batches=1,
     context = tf.distribute.get_replica_context()
     totals = context.all_reduce(tf.distribute.ReduceOp.SUM, task.loss_weights(features))
     variables = model.trainable_variables
+    on_read = tf.VariableSynchronization.ON_READ
+    statistics = [v for v in model.non_trainable_variables if v.synchronization == on_read]
+    # Copies, since a variable's own value has no device where a worker has one replica, which all_reduce refuses.
+    before = [tf.identity(v) for v in statistics]
 
     def gradients_of(index, part):
         with dropout.at(step, index, context.replica_id_in_sync_group), tf.GradientTape() as tape:
@@ -50,22 +54,26 @@ def train_step(task, features, model, optimizer, metrics, step, micro_batches=1,
             lambda index, _: index < micro_batches, add_part, (0, sums), maximum_iterations=micro_batches
         )
     optimizer.apply_gradients(zip(gradients, variables, strict=True))
-    share_statistics(context, model)
+    share_statistics(context, statistics, before)
     step.assign_add(1)
 
 
-def share_statistics(context, model):
+def share_statistics(context, statistics, before):
     """Gives every replica the mean of the replicas' moving statistics, those of batch norm.
 
-    A checkpoint holds that mean, so a resumed run has the statistics of one that went on.
+    A checkpoint holds that mean, so a resumed run has the statistics of one that went on. An example that is not finite
+    changes none of them.
+
+    Args:
+        context: The replica context.
+        statistics: The variables, of which every replica has its own.
+        before: The values they had before the step.
     """
-    on_read = tf.VariableSynchronization.ON_READ
-    statistics = [v for v in model.non_trainable_variables if v.synchronization == on_read]
     if statistics:
-        # Copies, since a variable's own value has no device where a worker has one replica, which all_reduce refuses.
         means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(v) for v in statistics])
-        for variable, mean in zip(statistics, means, strict=True):
-            variable.assign(mean)
+        is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(mean)) for mean in means])
+        for variable, mean, old in zip(statistics, means, before, strict=True):
+            variable.assign(tf.where(is_finite, mean, old))
 
 
 def accumulator_dtype(variable):

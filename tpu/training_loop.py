@@ -1,6 +1,7 @@
 """The loop around a task's steps, on Orbit: stages, metrics, checkpoints, summaries and a progress bar."""
 
 import contextlib
+import json
 import math
 import os
 import time
@@ -11,10 +12,13 @@ import tensorflow as tf
 import tf_keras
 from tqdm import tqdm
 
+import report
+from atomic_file import atomic_path
 from checkpoints import Checkpoints, newest_name, remove_unfinished
 from config import CHECKPOINTS, RunError
 from device_loop import DeviceLoop
 from keyed_dropout import KeyedDropout
+from run_config import make_optimizer as make_optimizer_of
 from staged_folder import StagedFolder
 from stages import schedule
 from train_step import train_step
@@ -33,8 +37,12 @@ class Trainer(orbit.StandardTrainer):
 
     def __init__(self, run, stage, dataset):
         super().__init__(dataset)
-        self._run, self._stage = run, stage
+        self._run, self.stage = run, stage
         self._data_wait = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+
+    def begin_stage(self, stage, dataset):
+        """Goes on with a stage that has as many accumulated parts: its step need not be traced and compiled again."""
+        self.stage, self.train_dataset = stage, dataset
 
     def train_loop_begin(self):
         """Resets the metrics."""
@@ -56,7 +64,7 @@ class Trainer(orbit.StandardTrainer):
                 run.optimizer,
                 run.metrics,
                 run.step,
-                self._stage.micro_batches,
+                self.stage.micro_batches,
                 run.dropout,
             ),
             args=(inputs,),
@@ -73,7 +81,7 @@ class Trainer(orbit.StandardTrainer):
         run.check_finite({name: value for name, value in results.items() if name.endswith("loss")})
         results["learning_rate"] = float(run.optimizer.learning_rate.numpy())
         results["gradient_norm"] = float(run.optimizer.statistics()["gradient_norm"].numpy())
-        examples = (int(run.step.numpy()) - first_step) * self._stage.global_batch_size
+        examples = (int(run.step.numpy()) - first_step) * self.stage.global_batch_size
         results["examples_per_second"] = examples / seconds
         results["data_wait"] = float(self._data_wait.numpy()) / seconds
         return results
@@ -182,6 +190,7 @@ class Run:
         )
         loop = DeviceLoop(self.checkpoints, self.step, self.workers, self.options.steps_per_loop, self._before_saving)
         with orbit_messages_to(self._messages), history, loop, contextlib.closing(progress):
+            trainer = None
             for stage in self.stages:
                 done = int(self.step.numpy())
                 if done >= stage.last_step:
@@ -191,7 +200,11 @@ class Run:
                 progress.begin_stage(stage)
                 history.begin_stage(stage)
                 loop.begin_stage()
-                trainer = Trainer(self, stage, make_dataset(stage, done - stage.first_step))
+                dataset = make_dataset(stage, done - stage.first_step)
+                if trainer and trainer.stage.micro_batches == stage.micro_batches:
+                    trainer.begin_stage(stage, dataset)
+                else:
+                    trainer = Trainer(self, stage, dataset)
                 controller = orbit.Controller(
                     trainer=trainer,
                     strategy=self.strategy,
@@ -215,6 +228,20 @@ class Run:
             )
             results = controller.evaluate(steps)
         return {name: float(value) for name, value in results.items() if name != "steps_per_second"}
+
+    def finish(self, file_name, title, results, curves):
+        """Writes the results of the evaluation, and the report.
+
+        Args:
+            file_name: The name of the JSON file for the results.
+            title: The title of the report.
+            results: What `evaluate` returned.
+            curves: The panels of the report, see `report.write`.
+        """
+        with atomic_path(self.folder.path / file_name) as unfinished:
+            unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        report.write(self.folder.path, title, self.stages, self.strategy, results, curves)
+        self.publish()
 
     def publish(self):
         """Copies the small files of the run to where it is, if that is remote.
@@ -264,6 +291,24 @@ class Run:
         for variable in self.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
         self._schedule.restarted_at.assign(stage.first_step)
+
+
+def make(task, config, stages, strategy, model_dir, initialize=lambda model: None):
+    """The `Run` of a config with the sections `optimizer` and `run`.
+
+    Args:
+        task: As in `Run`.
+        config: Such as a `PretrainConfig`.
+        stages: As in `Run`.
+        strategy: As in `Run`.
+        model_dir: As in `Run`.
+        initialize: Gives the new model other weights than random ones, in the strategy's scope.
+    """
+    model = build_model(task, strategy, config.run.seed)
+    with strategy.scope():
+        initialize(model)
+    make_optimizer = make_optimizer_of(config.optimizer, config.run)
+    return Run(task, model, make_optimizer, stages, strategy, model_dir, config.run)
 
 
 def build_model(task, strategy, seed):

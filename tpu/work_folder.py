@@ -17,6 +17,8 @@ from data_manifest import MANIFEST_NAME, DataManifest
 WORK_NAME = ".work"
 _SETTINGS_NAME = "settings.json"
 _LOCK_NAME = "lock"
+# How many values an error message lists.
+LISTED = 5
 
 
 def existing_data(
@@ -43,6 +45,8 @@ def existing_data(
             obstacle = str(error)
     elif (begun_with := _begun_with(output_dir / WORK_NAME, type(settings))) and begun_with != settings:
         obstacle = f"{output_dir} holds other, unfinished data. {describe_change(begun_with, settings)}."
+    elif begun_with is None and (strange := _record_files(output_dir, schema)):
+        obstacle = f"{output_dir} holds files that something else made. Received: {strange[0].name}. Expected none."
     if obstacle and not overwrite:
         raise ConfigError(f"{obstacle} Choose another --output_dir or pass --overwrite.")
     if manifest and not obstacle and manifest.is_complete(output_dir):
@@ -57,8 +61,8 @@ def existing_data(
 def claim(output_dir: Path, settings: Section, schema: type[DataManifest]) -> Iterator[Path]:
     """Gives the folder of what is needed only until the data is finished, with what an earlier run left there.
 
-    What was made with other settings is removed first. The folder itself goes at the end of the block, or if input
-    cannot be used; after any other error it stays, for the next run to go on.
+    What was made with other settings is removed first. The folder itself goes at the end of the block. If input cannot
+    be used, what was made goes with it; after any other error both stay, for the next run to go on.
 
     Args:
         output_dir: The folder of the data; it exists.
@@ -86,6 +90,8 @@ def claim(output_dir: Path, settings: Section, schema: type[DataManifest]) -> It
             _begin(output_dir, work, settings, schema)
             yield work
         except ConfigError:
+            for path in _record_files(output_dir, schema):
+                path.unlink()
             shutil.rmtree(work)
             raise
         finally:
@@ -102,7 +108,12 @@ def describe_change(made_with: Section, wanted: Section) -> str:
     """The first setting that differs, as the end of an error message."""
     old, new = dict(_named_values(made_with)), dict(_named_values(wanted))
     name = next(name for name in new if old[name] != new[name])
-    return f"Received: {name}={new[name]}. Expected {old[name]}, with which that data was made"
+    return f"Received: {name}={_short(new[name])}. Expected {_short(old[name])}, with which that data was made"
+
+
+def _short(value: Any) -> Any:
+    """A value fit for a sentence: of many only the first."""
+    return f"{len(value):,} ({value[0]}, ...)" if isinstance(value, tuple) and len(value) > LISTED else value
 
 
 def _named_values(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -130,11 +141,15 @@ def _begin(output_dir: Path, work: Path, settings: Section, schema: type[DataMan
     if is_stale:
         # In this order: until the manifest is gone, it tells whoever reads it that files are missing.
         _clear(work)
-        for path in [path for path in output_dir.iterdir() if schema.record_file.fullmatch(path.name)]:
+        for path in _record_files(output_dir, schema):
             path.unlink()
     manifest_path.unlink(missing_ok=True)
     with atomic_path(work / _SETTINGS_NAME) as unfinished:
         unfinished.write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _record_files(output_dir: Path, schema: type[DataManifest]) -> list[Path]:
+    return sorted(path for path in output_dir.iterdir() if schema.record_file.fullmatch(path.name))
 
 
 def _clear(work: Path) -> None:

@@ -110,8 +110,8 @@ ALLOWED_IN_TPU = {
     "training_history": {"atomic_file"},
     "staged_folder": set(),
     "training_loop": {"checkpoints", "config", "device_loop", "keyed_dropout", "stages", "train_step", "workers"}
-    | {"staged_folder", "training_history"},
-    "smoke": {"config", "run_config", "stages", "strategy", "training_loop"},
+    | {"atomic_file", "report", "run_config", "staged_folder", "training_history"},
+    "smoke": {"config", "stages", "strategy", "training_loop"},
     "report": {"atomic_file", "config", "training_history"},
     "run_folder": {"checkpoints", "config", "vocabulary"},
     "initial_weights": {"config", "run_folder"},

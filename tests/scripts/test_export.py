@@ -371,7 +371,7 @@ def test_runs_that_cannot_be_exported(answering, tmp_path):
     assert not (model_dir / "saved_model").exists()
     for text in ("rows: 1", "[1", "a: [}"):
         (model_dir / "config.yaml").write_text(text)
-        with pytest.raises(ConfigError, match="The run is neither of pre-training nor of SQuAD"):
+        with pytest.raises(ConfigError, match="The run is of no task"):
             export.export(model_dir)
     (model_dir / "config.yaml").write_text(config)
     (model_dir / "saved_model").write_text("a file in the way")

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import made_images
@@ -33,7 +34,8 @@ def prepared(tmp_path_factory):
 
 
 def stage_of(global_batch_size, replicas=1, number=1):
-    return SimpleNamespace(global_batch_size=global_batch_size, number=number, replicas=replicas, first_step=0)
+    numbers = {"global_batch_size": global_batch_size, "number": number, "replicas": replicas, "first_step": 0}
+    return SimpleNamespace(**numbers, seed=lambda seed: seed + number)
 
 
 def images_of(strategy, prepared, data=DATA, seed=3, dtype=tf.float32):
@@ -141,19 +143,34 @@ def test_an_epoch_has_every_image_and_the_next_one_other_crops(prepared):
     assert not {pixels for _, pixels in examples(first)} & {pixels for _, pixels in examples(other_seed)}
 
 
+class Pipelines:
+    """The input of hosts with two replicas each, as `MultiWorkerMirroredStrategy` makes it."""
+
+    def __init__(self, hosts):
+        self._hosts, self.num_replicas_in_sync = hosts, 2 * hosts
+
+    def distribute_datasets_from_function(self, function):
+        """The pipelines, as a list."""
+        contexts = [tf.distribute.InputContext(self._hosts, host, 2 * self._hosts) for host in range(self._hosts)]
+        return [function(context) for context in contexts]
+
+
+def test_the_draws_of_an_image_do_not_depend_on_the_hosts(prepared):
+    """Nor do two hosts draw the same."""
+    files = prepared[1].records(prepared[0], "train")
+    seen = []
+    for hosts in (1, 2, 4):
+        pipelines = images_of(Pipelines(hosts), prepared).train_batches(files, stage_of(2 * hosts), 0)
+        epoch = [list(pipeline.take(100 // hosts).as_numpy_iterator()) for pipeline in pipelines]
+        seen.append(sorted(example for of_host in epoch for example in examples(of_host)))
+    assert len(seen[0]) == 100 and seen[1] == seen[0] and seen[2] == seen[0]
+
+
 @pytest.mark.parametrize("hosts", [1, 2, 3])
 def test_hosts_divide_the_files(prepared, hosts):
-    """Pipelines as `MultiWorkerMirroredStrategy` makes them, each with two replicas."""
     files = prepared[1].records(prepared[0], "validation")
 
-    class Pipelines:
-        num_replicas_in_sync = 2 * hosts
-
-        def distribute_datasets_from_function(self, function):
-            contexts = [tf.distribute.InputContext(hosts, host, 2 * hosts) for host in range(hosts)]
-            return [function(context) for context in contexts]
-
-    pipelines, steps = images_of(Pipelines(), prepared).eval_batches(files, 2 * hosts)
+    pipelines, steps = images_of(Pipelines(hosts), prepared).eval_batches(files, 2 * hosts)
     batches = [list(pipeline.as_numpy_iterator()) for pipeline in pipelines]
     # Every host makes a batch for each of its replicas at each step.
     assert [len(of_host) for of_host in batches] == [2 * steps] * hosts
@@ -194,8 +211,8 @@ def test_the_dtype_of_a_tpu(prepared):
     np.testing.assert_array_equal(narrow.numpy(), tf.cast(wide, tf.bfloat16).numpy())
 
 
-def damage(prepared, folder, broken):
-    """A copy of the training files in which some images, by their number in a file, are cut off."""
+def damage(prepared, folder, broken, replacement=None):
+    """A copy of the training files in which some images, by their number in a file, are cut off or replaced."""
     shutil.copytree(prepared[0], folder)
     path = sorted(Manifest.read(folder).records(folder, "train"))[2]
     records = [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(path)]
@@ -203,7 +220,7 @@ def damage(prepared, folder, broken):
         for number, example in enumerate(records):
             value = example.features.feature["image/encoded"].bytes_list.value
             if number in broken:
-                value[0] = value[0][: len(value[0]) // 2]
+                value[0] = replacement or value[0][: len(value[0]) // 2]
             writer.write(example.SerializeToString())
     return path
 
@@ -225,22 +242,44 @@ def test_corrupt_images_are_left_out_and_counted(prepared, tmp_path):
         assert not batch["image"][~kept].any()
 
 
+@pytest.mark.parametrize("replacement", [None, made_images.encoded(made_images.photograph(), "PNG")])
 @pytest.mark.parametrize("evaluating", [False, True])
-def test_a_corrupt_image_is_named(prepared, tmp_path, evaluating):
-    path = damage(prepared, tmp_path / "out", {3})
+def test_a_corrupt_image_is_named(prepared, tmp_path, evaluating, replacement):
+    """So is one of another kind, which TensorFlow could decode, but not crop."""
+    path = damage(prepared, tmp_path / "out", {3}, replacement)
     files = prepared[1].records(tmp_path / "out", "train")
     images = images_of(ONE, prepared)
     stage = stage_of(10)
     stage.last_step = 20
     step = tf.Variable(20 if evaluating else 0)
-    training = SimpleNamespace(step=step, stages=[stage], workers=SimpleNamespace(count=1, index=0))
+    training = SimpleNamespace(step=step, stages=[stage])
     with pytest.raises(RunError, match=rf"cannot be decoded\. Received: record 3 of {path}\. Expected a whole JPEG"):
-        with images.corrupt_one_is_named(training, files):
+        with images.damage_is_named(training, files):
             if evaluating:
                 list(images.eval_batches(files, 10)[0])
             else:
                 for _ in images.train_batches(files, stage, 0):
                     step.assign_add(1)
     whole = prepared[1].records(prepared[0], "train")
-    with pytest.raises(tf.errors.InvalidArgumentError, match="another"), images.corrupt_one_is_named(training, whole):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="another"), images.damage_is_named(training, whole):
         raise tf.errors.InvalidArgumentError(None, None, "another")
+
+
+def test_a_damaged_file_is_named(prepared, tmp_path):
+    shutil.copytree(prepared[0], tmp_path / "out")
+    files = prepared[1].records(tmp_path / "out", "train")
+    path = Path(sorted(files)[1])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    Manifest.load(tmp_path / "out")  # which looks at the sizes only
+    images, stage = images_of(ONE, prepared), stage_of(10)
+    with pytest.raises(RunError, match=rf"A file of images is damaged\. Received: {path}, after \d+ records\."):
+        with images.damage_is_named(SimpleNamespace(step=tf.Variable(0), stages=[stage]), files):
+            batches_of(images.train_batches(files, stage, 0), 20)
+
+
+@pytest.mark.parametrize("area", [(0.5, 0.2), (0, 1), (0.1, 1.5)])
+def test_the_area_of_a_crop_is_a_share(area):
+    with pytest.raises(ValueError, match="expected 0 < least <= largest <= 1. Received: "):
+        ImageDataConfig(crop_area=area)

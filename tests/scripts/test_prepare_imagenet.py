@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -163,6 +164,7 @@ def test_an_index_of_files_that_are_there(prepared, tmp_path, capsys):
     described = {(file.name, file.sha256, file.examples) for file in manifest.record_files}
     assert described == {(file.name, file.sha256, file.examples) for file in prepared[1].record_files}
     assert manifest.settings.layout == prepared[1].settings.layout
+    assert manifest.settings.classes == tuple("0123456789")  # their names, not their labels from 1
     assert prepare_imagenet.main(["--index", str(tmp_path)]) == 2
     assert "has a manifest already" in capsys.readouterr().err
 
@@ -197,6 +199,9 @@ def test_errors_of_an_index(prepared, tmp_path):
     damaged.write_bytes(content[: len(content) // 2])
     with pytest.raises(ConfigError, match=r"is damaged\. Received: .*train-00001-of-00004, after \d+ records"):
         prepare_imagenet.index(tmp_path, 10, 1)
+    damaged.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"none of the classes\. Received: 10, in record \d+ of .* Expected 1 to 9;"):
+        prepare_imagenet.index(tmp_path, 9, 1)
     damaged.unlink()
     with pytest.raises(ConfigError, match=r"Received: 3 of train in .* Expected 4"):
         prepare_imagenet.index(tmp_path, 10, 1)
@@ -263,6 +268,34 @@ def test_errors_of_the_command_line(flags, message, capsys):
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
+def test_files_of_another_are_not_replaced(images, prepared, tmp_path):
+    for path in prepared[0].glob("train-*"):
+        shutil.copy(path, tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"files that something else made\. Received: train-00000-of-00004\. Expected"
+    ):
+        made_images.prepare(images, tmp_path)
+    assert contents(tmp_path) == before
+    assert made_images.prepare(images, tmp_path, overwrite=True) == prepared[1]
+
+
+def test_no_room(images, prepared, tmp_path):
+    """A limit on the size of a file stands for a full disk: the system refuses to write more."""
+    flags = {"--train": images / "train", "--validation": images / "validation", "--output_dir": tmp_path}
+    flags |= {"--train_shards": 4, "--validation_shards": 3, "--processes": 1}
+    command = [sys.executable, prepare_imagenet.__file__, *(str(part) for pair in flags.items() for part in pair)]
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "File too large. Received: " in done.stderr and not list(tmp_path.rglob(".*.unfinished"))
+    assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
+    assert contents(tmp_path) == contents(prepared[0])
+
+
 def test_more_files_than_images(images, tmp_path, capsys):
     flags = {"--train": images / "train", "--validation": images / "validation", "--output_dir": tmp_path / "out"}
     command = [str(part) for pair in flags.items() for part in pair]
@@ -282,3 +315,13 @@ def test_the_digits(tmp_path):
     small = np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("L").resize((8, 8), Image.Resampling.BOX))
     assert np.corrcoef(small.ravel(), load_digits().images[4].ravel())[0, 1] > 0.95
     assert json.dumps(sorted(p.name for p in (tmp_path / "digits").iterdir())) == '["train", "validation"]'
+    again = subprocess.run([*command, "--part", "train"], capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and "The folder holds other images. Received: " in again.stderr
+
+
+def test_the_digits_to_choose_by_are_none_of_the_held_out(tmp_path):
+    digits = made_images.digits
+    assert digits.write(tmp_path / "all") == {"train": 1438, "validation": 359}
+    assert digits.write(tmp_path / "part", "train") == {"train": 1151, "validation": 287}
+    names = {path.name for path in (tmp_path / "all" / "train").glob("*/*")}
+    assert {path.name for path in (tmp_path / "part").glob("*/*/*")} == names

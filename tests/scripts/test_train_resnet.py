@@ -96,15 +96,32 @@ def test_replicas_share_their_statistics(prepared, two_replicas, tmp_path):
     (first,) = [v for v in model.non_trainable_variables if "moving_mean" in v.name][:1]
     from train_step import share_statistics
 
-    def step():
+    def step(scale):
         context = tf.distribute.get_replica_context()
         own = tf.cast(context.replica_id_in_sync_group, tf.float32)
-        first.assign(tf.fill(first.shape, 1 + 2 * own))
-        share_statistics(context, model)
+        before = tf.identity(first)
+        first.assign(tf.fill(first.shape, scale * (1 + 2 * own)))
+        share_statistics(context, [first], [before])
 
-    two_replicas.run(tf.function(step))
-    for copy in two_replicas.experimental_local_results(first):
-        np.testing.assert_array_equal(copy, 2.0)
+    for scale in (1.0, np.inf):  # what is not finite changes nothing
+        two_replicas.run(tf.function(step), args=(tf.constant(scale),))
+        for copy in two_replicas.experimental_local_results(first):
+            np.testing.assert_array_equal(copy, 2.0)
+
+
+def test_a_skipped_update_leaves_the_statistics(prepared, two_replicas, tmp_path, monkeypatch):
+    """With an image that is not finite in one batch; the evaluation works."""
+    import image_decoding
+
+    original = image_decoding.training_image
+
+    def training_image(encoded, seed, *options):
+        image = original(encoded, seed, *options)
+        return tf.where(tf.reduce_all(seed % 2**40 == [0, 3]), np.inf, image)
+
+    monkeypatch.setattr("image_input.training_image", training_image)
+    results = run(prepared, two_replicas, tmp_path / "run", "run.on_nonfinite=skip")
+    assert np.isfinite(results["loss"])
 
 
 @pytest.mark.parametrize("synchronized", [False, True])
@@ -154,6 +171,15 @@ def test_the_loss_is_one_mean_over_the_images(two_replicas):
     assert values["corrupt_images"] == 1
 
 
+def test_of_equal_logits_one_is_the_answer():
+    """As in Model Garden's top-1; `in_top_k` would take each of them."""
+    task = ImageTask(load(DIGITS, ImageConfig), 10)
+    metrics = task.build_metrics()
+    features = {"label": tf.range(10), "weight": tf.ones(10), "is_corrupt": tf.zeros(10)}
+    task.losses(features, tf.zeros([10, 10]), task.loss_weights(features), metrics)
+    assert float({metric.name: metric for metric in metrics}["top_1_accuracy"].result()) == pytest.approx(0.1)
+
+
 def test_the_exported_model_takes_jpeg_files(finished, prepared, tmp_path):
     """In a process that knows nothing of ours; the accuracy is that of the run, whatever the size of a batch."""
     shutil.copytree(finished[0], tmp_path / "run")
@@ -199,12 +225,26 @@ def test_a_corrupt_image_ends_the_run_or_is_left_out(prepared, two_replicas, tmp
     assert sum(float(line.split(",")[column]) for line in lines[1:]) in (2, 3)  # epochs 1 and 2, perhaps the third
 
 
-def test_synthetic_images(tmp_path, capsys):
+def test_synthetic_images(prepared, tmp_path, capsys):
     sets = ["model.depth=10", "data.image_size=32", "stages.0.epochs=0.00002", "stages.0.global_batch_size=8"]
     flags = ["--config_file", str(DIGITS), "--model_dir", str(tmp_path / "run"), "--strategy", "one_device"]
     assert train_resnet.main([*flags, "--synthetic", "--set", *sets, "stages.0.warmup_epochs=0"]) == 0
     assert "stage 1: 4 steps x 8 = 32 images = 0.000 epochs of 1,281,167" in capsys.readouterr().out
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) > 1
+    flags += ["--data_dir", str(prepared[0]), "--set", *sets, "stages.0.warmup_epochs=0"]
+    assert train_resnet.main(flags) == 2
+    assert "The run was begun with other data" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_is_said_before(prepared, tmp_path):
+    """Synchronised batch norm in the loop over accumulated parts."""
+    flags = ["--config_file", DIGITS, "--model_dir", tmp_path / "run", "--data_dir", prepared[0], "--cpu_replicas", "2"]
+    flags += ["--set", "model.sync_batch_norm=true", "stages.0.max_per_replica_batch_size=16"]
+    command = [sys.executable, train_resnet.__file__, *map(str, flags)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Received: stage 1 with 2 accumulated parts of 16. Expected a larger" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -228,8 +268,9 @@ def test_the_residual_blocks_may_begin_as_the_identity():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data_dir", "x", "--smoke"], "give one of --data_dir, --smoke and --synthetic"),
-        ([], "give one of --data_dir, --smoke and --synthetic"),
+        (["--data_dir", "x", "--smoke"], "--synthetic is needed. Received: --data_dir, --smoke"),
+        (["--smoke", "--synthetic"], "one of --data_dir, --smoke and --synthetic is needed. Received: --smoke, --syn"),
+        ([], "one of --data_dir, --smoke and --synthetic is needed. Received: none"),
     ],
 )
 def test_errors_of_the_command_line(flags, message, tmp_path, capsys):

@@ -70,7 +70,13 @@ def make(folder, stages=None, **options):
     config = run_config.RunConfig(**options)
     configs = [
         stages_of_a_run.StageConfig(
-            global_batch_size=4, max_per_replica_batch_size=2, learning_rate=0.05, warmup_steps=1, **stage
+            **{
+                "global_batch_size": 4,
+                "max_per_replica_batch_size": 2,
+                "learning_rate": 0.05,
+                "warmup_steps": 1,
+                **stage,
+            }
         )
         for stage in (stages or [{"steps": 6}, {"steps": 5}])
     ]
@@ -108,6 +114,17 @@ def test_a_reset_begins_with_new_moments_and_keeps_the_weights(tmp_path):
     kept.train(batches)
     assert int(kept.optimizer.iterations.numpy()) == 11
     assert np.any(kept.model.variables[0].numpy() != run.model.variables[0].numpy())
+
+
+@pytest.mark.parametrize(("second", "traces"), [({"steps": 2}, 1), ({"steps": 2, "global_batch_size": 6}, 2)])
+def test_a_stage_with_as_many_parts_takes_the_traced_step(second, traces, tmp_path):
+    run = make(tmp_path, [{"steps": 2}, second])
+    traced = []
+    loss_weights = run.task.loss_weights
+    run.task.loss_weights = lambda features: traced.append(features) or loss_weights(features)
+    run.train(batches)
+    assert len(traced) == traces
+    assert int(run.step.numpy()) == 4
 
 
 @pytest.mark.parametrize("moments", ["keep", "reset"])
