@@ -26,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import describe_machine
+from machine import describe_machine, print_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tpu"))
@@ -245,11 +245,7 @@ def summarize(rounds, sentences):
 
 def print_report(results):
     """Prints the facts and the table."""
-    print(
-        f"\n{results['machine']}, {results['cores']} cores, load average {results['load_average']:.1f}; "
-        f"Python {results['python']}, " + ", ".join(f"{package} {results[package]}" for package in PACKAGES)
-    )
-    print(f"commit {results['commit']}, {results['date']}")
+    print_machine(results, PACKAGES)
     print(
         f"text: {results['text']}, {results['documents']:,} documents, {results['sentences']:,} sentences, "
         f"{results['words']:,} words; vocabulary of {results['vocab_size']:,}; each document masked "

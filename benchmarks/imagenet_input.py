@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import ROOT, describe_machine
+from machine import ROOT, describe_machine, print_machine
 
 sys.path.insert(0, str(ROOT / "tpu"))
 PACKAGES = ("tensorflow", "tf-models-official", "numpy")
@@ -171,11 +171,7 @@ def summarize(rounds):
 
 def print_report(results):
     """Prints the facts and the table."""
-    print(
-        f"\n{results['machine']}, {results['cores']} cores, load average {results['load_average']:.1f}; "
-        f"Python {results['python']}, " + ", ".join(f"{package} {results[package]}" for package in PACKAGES)
-    )
-    print(f"commit {results['commit']}, {results['date']}")
+    print_machine(results, PACKAGES)
     print(
         f"{results['images']:,} images of {results['mean_bytes'] / 1e3:.0f} kB and "
         f"{results['mean_pixels'] / 1e3:.0f} thousand pixels on average"

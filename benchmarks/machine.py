@@ -34,3 +34,12 @@ def describe_machine(cores, packages):
         **{package: version(package) for package in packages},
         "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else ""),
     }
+
+
+def print_machine(facts, packages):
+    """Prints what `describe_machine` gave, over a table."""
+    versions = ", ".join(f"{package} {facts[package]}" for package in packages)
+    print(
+        f"\n{facts['machine']}, {facts['cores']} cores, load average {facts['load_average']:.1f}; "
+        f"Python {facts['python']}, {versions}\ncommit {facts['commit']}, {facts['date']}"
+    )
