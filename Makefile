@@ -33,7 +33,7 @@ BACKENDS := tensorflow jax torch
 # Two processes for the tests, and new ones for each folder, since TensorFlow never frees what XLA compiled.
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
-ON_EVERY_BACKEND := --ignore=tests/on_tensorflow --ignore=tests/scripts
+ON_EVERY_BACKEND := $(addprefix --ignore=tests/,on_tensorflow configs scripts)
 
 .PHONY: train train-resnet test coverage matrix matrix-row docs lint format clean
 
@@ -56,7 +56,7 @@ train-resnet: $(VENV)/.models
 test: $(VENV)/.test
 	set -e; for backend in $(BACKENDS); do \
 		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest $(PARALLEL) $(ON_EVERY_BACKEND); done; \
-	for folder in on_tensorflow scripts; do \
+	for folder in on_tensorflow configs scripts; do \
 		KERAS_BACKEND=tensorflow $(RUN_PYTHON) -m pytest $(PARALLEL) tests/$$folder; done
 
 coverage: $(VENV)/.test

@@ -23,7 +23,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 # What is about tf.distribute, tf_keras or XLA on TensorFlow, or the same on every backend.
-collect_ignore = [] if keras.backend.backend() == "tensorflow" else ["on_tensorflow", "scripts"]
+collect_ignore = [] if keras.backend.backend() == "tensorflow" else ["on_tensorflow", "configs", "scripts"]
 
 CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfiguration()] * 4)

@@ -4,24 +4,11 @@ import signal
 
 import pytest
 import tensorflow as tf
-from tensorflow.python.framework import ops
+from traced_graphs import gradients_are_forgotten  # noqa: F401 - pytest finds it here
 
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True)
-def _gradients_are_forgotten():
-    """Lets go of what a test has traced.
-
-    TensorFlow registers the gradient of every all_reduce that is traced, with its graph and constants, and for ever:
-    some 150 MB for each small model that is trained, of which there are hundreds here.
-    """
-    yield
-    registry = ops.gradient_registry._registry
-    for name in [name for name in registry if name.startswith("CustomGradient-")]:
-        del registry[name]
 
 
 @pytest.fixture
