@@ -1,6 +1,7 @@
 """Kills a training command again and again, and lets it go on, until it ends by itself, with the same bits.
 
-`KILLS=20 KILLS_IN_WRITES=5` makes a test of it that takes an hour; by default there are two kills, in one of the ways.
+`KILLS=20 KILLS_IN_WRITES=5` makes a test of it that takes an hour; by default there are two kills, of ResNet in two
+processes.
 """
 
 import json
@@ -24,8 +25,8 @@ OF_RUN = ["run.steps_per_loop=1", f"run.checkpoint_every_steps={INTERVAL}", "run
 WAYS = {"one process": (["--cpu_replicas", "2"], 1), "two processes": (["--strategy", "multi_worker"], 2)}
 
 
-def ways(default):
-    """The parameters of a test of each of `WAYS`: the default one, and with KILLS set the others."""
+def ways(default=None):
+    """The parameters of a test of each of `WAYS`: the default one, if any, and with KILLS set the others."""
     reason = "takes some minutes; KILLS=1 runs it"
     unless_asked = pytest.mark.skipif("KILLS" not in os.environ, reason=reason)
     return [pytest.param(way, marks=() if way == default else unless_asked) for way in WAYS]

@@ -45,7 +45,7 @@ def text_dir(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.mark.parametrize("way", ways("one process"))
+@pytest.mark.parametrize("way", ways())
 def test_a_killed_run_ends_with_the_same_bits(way, text_dir, tmp_path):
     """Weights, moments and counters, with dropout, in two stages."""
     expect_same_end([train_bert.__file__, "--config_file", TINY, "--data_dir", text_dir], SETTINGS, way, tmp_path)
