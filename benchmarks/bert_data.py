@@ -26,9 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import describe_machine, print_machine
+from machine import ROOT, describe_machine, print_machine
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tpu"))
 COMMAND = ROOT / "tpu" / "prepare_bert_data.py"
 

@@ -64,5 +64,9 @@ def evaluation_image(encoded, image_size, center_crop_fraction):
 
 def _resized(image, image_size):
     image = tf.image.resize(image, [image_size, image_size])
-    image.set_shape([image_size, image_size, 3])
-    return preprocess_ops.normalize_image(image, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
+    # Model Garden's `normalize_image`, bit for bit. Whole rows broadcast several times as fast as three channels.
+    rows = tf.reshape(image, [image_size, image_size * 3])
+    mean, deviation = (
+        tf.tile(tf.constant(rgb), [image_size]) for rgb in (preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
+    )
+    return tf.reshape((rows - mean) / deviation, [image_size, image_size, 3])

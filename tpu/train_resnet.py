@@ -165,12 +165,12 @@ def run(config, manifest, stages, strategy, data_dir, model_dir):
             strategy, manifest.settings.layout, config.data, config.run.seed, config.run.shuffle_images, dtype
         )
         files, held_out = (manifest.records(data_dir, split) for split in ("train", "validation"))
-        # That there are files for every host is found out before training.
-        images.eval_batches(held_out, config.run.eval_global_batch_size)
+        # Made before training, which finds out whether there are files for every host.
+        held_out_batches = images.eval_batches(held_out, config.run.eval_global_batch_size)
         with images.damage_is_named(training, files):
             training.train(lambda stage, skip_steps: images.train_batches(files, stage, skip_steps))
         with images.damage_is_named(training, held_out):
-            results = training.evaluate(*images.eval_batches(held_out, config.run.eval_global_batch_size))
+            results = training.evaluate(*held_out_batches)
     if training.workers.is_chief:
         training.finish("validation.json", "Image classification", results, CURVES)
         print_results(results, training.model_dir)
