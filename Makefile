@@ -56,8 +56,9 @@ train-resnet: $(VENV)/.models
 test: $(VENV)/.test
 	set -e; for backend in $(BACKENDS); do \
 		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest $(PARALLEL) $(ON_EVERY_BACKEND); done; \
-	for folder in on_tensorflow configs scripts; do \
+	for folder in on_tensorflow scripts; do \
 		KERAS_BACKEND=tensorflow $(RUN_PYTHON) -m pytest $(PARALLEL) tests/$$folder; done
+	KERAS_BACKEND=tensorflow $(RUN_PYTHON) -m pytest $(PARALLEL) --dist load tests/configs  # one file is most of them
 
 coverage: $(VENV)/.test
 	$(RUN_PYTHON) -m coverage erase

@@ -1,3 +1,3 @@
 """Fixtures of the configs' tests."""
 
-from traced_graphs import gradients_are_forgotten  # noqa: F401 - pytest finds it here
+from many_models import gradients_are_forgotten  # noqa: F401 - pytest finds it here

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import tensorflow as tf
-from traced_graphs import gradients_are_forgotten  # noqa: F401 - pytest finds it here
+from many_models import gradients_are_forgotten  # noqa: F401 - pytest finds it here
 
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

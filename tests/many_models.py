@@ -1,7 +1,12 @@
-"""Lets go of what a test has traced, for folders whose tests train hundreds of models."""
+"""For folders whose tests train hundreds of models: XLA compiles quickly, and TensorFlow lets go of what was traced."""
+
+import os
 
 import pytest
 from tensorflow.python.framework import ops
+
+# LLVM's optimizations take longer than the tests' few steps of tiny models.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 @pytest.fixture(autouse=True)
