@@ -25,6 +25,9 @@ from train_step import train_step
 from training_history import History
 from workers import Workers
 
+# How many global seeds TensorFlow tells apart.
+SEEDS = 2**31 - 1
+
 
 class Trainer(orbit.StandardTrainer):
     """Runs a task's training step on every replica.
@@ -313,7 +316,8 @@ def make(task, config, stages, strategy, model_dir, initialize=lambda model: Non
 
 def build_model(task, strategy, seed):
     """The model of a task, in the strategy's scope, with weights that follow from the seed."""
-    tf_keras.utils.set_random_seed(seed)
+    # Beside a global seed of 0 TensorFlow cannot take that of a dataset if it is a tensor.
+    tf_keras.utils.set_random_seed(seed % SEEDS or SEEDS - 1)
     # Names, too, follow from the model alone, not from others that were built before.
     tf_keras.backend.reset_uids()
     with strategy.scope():

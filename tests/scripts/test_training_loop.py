@@ -11,6 +11,7 @@ pytest.importorskip("orbit", reason="needs orbit, of tf-models-official")
 
 import tf_keras  # noqa: E402
 
+import record_order  # noqa: E402
 import report  # noqa: E402
 import run_config  # noqa: E402
 import stages as stages_of_a_run  # noqa: E402
@@ -173,6 +174,20 @@ def test_or_its_step_is_left_out(tmp_path):
     assert int(run.step.numpy()) == 11 and int(run.optimizer.iterations.numpy()) == 10
     assert int(run.optimizer.skipped_steps.numpy()) == 1
     assert all(np.all(np.isfinite(value)) for value in weights(run))
+
+
+@pytest.mark.parametrize("seed", [0, 2**31 - 1, 2**40])
+def test_any_seed_orders_records(seed, tmp_path):
+    files = {}
+    for name in "ab":
+        files[str(tmp_path / name)] = 3
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
+            for number in "123":
+                writer.write(f"{name}{number}".encode())
+    training_loop.build_model(Task(), STRATEGY, seed)
+    records = record_order.train_records(tf.distribute.InputContext(), list(files), 6, 6, seed, 0, 6)
+    ((batch, _),) = records.take(1).as_numpy_iterator()
+    assert sorted(batch) == [b"a1", b"a2", b"a3", b"b1", b"b2", b"b3"]
 
 
 def test_loops_grow_to_some_seconds_and_end_at_checkpoints(tmp_path):
