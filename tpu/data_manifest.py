@@ -2,9 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import pydantic
+from typing_extensions import Self
 
 from atomic_file import atomic_path
 from config import ConfigError, Section

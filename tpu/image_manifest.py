@@ -2,9 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import Self
 
 from config import Section
 from data_files import DataFile
