@@ -33,6 +33,8 @@ BACKENDS := tensorflow jax torch
 # Two processes for the tests, and new ones for each folder, since TensorFlow never frees what XLA compiled.
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
+# LLVM's optimizations take longer than the few steps of the tiny models of the scripts and configs.
+COMPILING_QUICKLY := XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=tensorflow
 ON_EVERY_BACKEND := $(addprefix --ignore=tests/,on_tensorflow configs scripts)
 
 .PHONY: train train-resnet test coverage matrix matrix-row docs lint format clean
@@ -55,10 +57,10 @@ train-resnet: $(VENV)/.models
 
 test: $(VENV)/.test
 	set -e; for backend in $(BACKENDS); do \
-		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest $(PARALLEL) $(ON_EVERY_BACKEND); done; \
-	for folder in on_tensorflow scripts; do \
-		KERAS_BACKEND=tensorflow $(RUN_PYTHON) -m pytest $(PARALLEL) tests/$$folder; done
-	KERAS_BACKEND=tensorflow $(RUN_PYTHON) -m pytest $(PARALLEL) --dist load tests/configs  # one file is most of them
+		KERAS_BACKEND=$$backend $(RUN_PYTHON) -m pytest $(PARALLEL) $(ON_EVERY_BACKEND); done
+	KERAS_BACKEND=tensorflow $(RUN_PYTHON) -m pytest $(PARALLEL) tests/on_tensorflow
+	$(COMPILING_QUICKLY) $(RUN_PYTHON) -m pytest $(PARALLEL) tests/scripts
+	$(COMPILING_QUICKLY) $(RUN_PYTHON) -m pytest $(PARALLEL) --dist load tests/configs  # one file is most of them
 
 coverage: $(VENV)/.test
 	$(RUN_PYTHON) -m coverage erase

@@ -1,12 +1,7 @@
-"""For folders whose tests train hundreds of models: XLA compiles quickly, and TensorFlow lets go of what was traced."""
-
-import os
+"""For folders whose tests train hundreds of models: TensorFlow lets go of what was traced."""
 
 import pytest
 from tensorflow.python.framework import ops
-
-# LLVM's optimizations take longer than the tests' few steps of tiny models.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 @pytest.fixture(autouse=True)
