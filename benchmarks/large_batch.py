@@ -164,13 +164,14 @@ def run_all(trials, work_dir):
 
 def result_of(trial, work_dir):
     """The result of a trial, from its file or by running it."""
+    from atomic_file import atomic_path
+
     file = work_dir / "results" / f"{trial.name}.json"
     if not file.exists():
         result = run(trial, work_dir)
         file.parent.mkdir(exist_ok=True)
-        unfinished = file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(result))
-        unfinished.replace(file)
+        with atomic_path(file) as unfinished:
+            unfinished.write_text(json.dumps(result))
     return {**json.loads(file.read_text()), **asdict(trial)}
 
 
@@ -220,7 +221,7 @@ def settings(trial):
         f"stages.0.learning_rate={trial.rate:.6g}",
         "run.checkpoint_every_steps=1000000",
         # A row of the history for each epoch, about.
-        f"run.steps_per_loop={max(1, 1438 // trial.batch)}",
+        f"run.steps_per_loop={max(1, BATCHES[-1] // trial.batch)}",
         f"run.seed={trial.seed}",
     ]
 
