@@ -3,9 +3,10 @@
 import warnings
 
 import tensorflow as tf
-import tf_keras
 from official.nlp.configs import bert, encoders
 from official.nlp.tasks import masked_lm
+
+from weighted_means import WeightedMean
 
 # Model Garden's pretrainer gives its encoder the positions too, of which the encoder complains.
 warnings.filterwarnings("ignore", message=r"Input dict contained keys \['masked_lm_positions'\]")
@@ -82,7 +83,7 @@ class PretrainTask(masked_lm.MaskedLMTask):
         """Makes the metrics, each a mean over masked positions or over examples."""
         del training
         names = ("masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss", "next_sentence_accuracy")
-        return [tf_keras.metrics.Mean(name) for name in (*names, "unigram_accuracy")]
+        return [WeightedMean(name) for name in (*names, "unigram_accuracy")]
 
     def loss_weights(self, features):
         """The counts of masked positions and of examples, the denominators of the two losses."""

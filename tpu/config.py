@@ -1,6 +1,7 @@
 """Reads a YAML config into a typed model; anything unknown, missing or doubly given is an error."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,12 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(path: str | Path, schema: type[Config], overrides: list[str] = ()) -> Config:
+def load(
+    path: str | Path, schema: type[Config] | Callable[[Any], type[Config]], overrides: list[str] = ()
+) -> Config:
     """Reads `path` into `schema`, after setting each `dotted.field=value` of `overrides`.
 
     Args:
         path: A YAML 1.2 file.
-        schema: The `Section` that describes the whole file.
+        schema: The `Section` that describes the whole file, or a function that chooses it for the file's content.
         overrides: For example `["stages.0.steps=10", "optimizer.weight_decay=0"]`. A value is
             read as YAML; a list is indexed by number.
 
@@ -86,6 +89,8 @@ def load(path: str | Path, schema: type[Config], overrides: list[str] = ()) -> C
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     for override in overrides:
         _set(tree, override)
+    if not isinstance(schema, type):
+        schema = schema(tree)
     try:
         return schema.model_validate(tree)
     except pydantic.ValidationError as error:

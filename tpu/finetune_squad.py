@@ -160,11 +160,11 @@ def run(config, vocabulary, strategy, arguments):
 def initial_model(config, vocab_size, strategy, arguments):
     """The task and its model, with the weights of `--init_checkpoint` unless the run has a checkpoint of its own."""
     import initial_weights
-    import training_loop
+    import train_state
     from squad_task import SquadTask, encoder_of
 
     task = SquadTask(config, vocab_size)
-    model = training_loop.build_model(task, strategy, config.run.seed)
+    model = train_state.build_model(task, strategy, config.run.seed)
     with strategy.scope():
         initial_weights.initialize(
             initial_weights.load_encoder, encoder_of(model), arguments.init_checkpoint, arguments.model_dir

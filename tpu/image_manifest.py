@@ -14,7 +14,9 @@ from paths import as_path
 
 # Goes up when the same settings and images start to give other files.
 FORMAT_VERSION = 1
+# Of the training set of ILSVRC 2012.
 IMAGENET_CLASSES = 1000
+IMAGENET_IMAGES = 1_281_167
 Split = Literal["train", "validation"]
 
 

@@ -7,6 +7,7 @@ from official.vision.modeling import factory
 from official.vision.modeling.layers.nn_blocks import BottleneckBlock, ResidualBlock
 
 import alexnet
+from weighted_means import WeightedMean, WeightedSum
 
 TOP = 5
 
@@ -60,8 +61,8 @@ class ImageTask:
 
     def build_metrics(self):
         """Makes the metrics: means over images, and the count of those that could not be decoded."""
-        means = [tf_keras.metrics.Mean(name) for name in ("loss", "top_1_accuracy", "top_5_accuracy")]
-        return [*means, tf_keras.metrics.Sum("corrupt_images")]
+        means = [WeightedMean(name) for name in ("loss", "top_1_accuracy", "top_5_accuracy")]
+        return [*means, WeightedSum("corrupt_images")]
 
     def loss_weights(self, features):
         """The count of images, the denominator of the loss."""

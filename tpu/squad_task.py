@@ -1,12 +1,12 @@
 """SQuAD as a span of the context: Model Garden's model, and a loss that is one mean over the global batch."""
 
 import tensorflow as tf
-import tf_keras
 from official.nlp.configs import encoders
 from official.nlp.data.question_answering_dataloader import QADataConfig
 from official.nlp.tasks import question_answering
 
 import bert_task
+from weighted_means import WeightedMean
 
 LABELS = ("start_positions", "end_positions", "unique_ids")
 
@@ -46,7 +46,7 @@ class SquadTask(question_answering.QuestionAnsweringTask):
     def build_metrics(self, training=None):
         """Makes the metrics, each a mean over features."""
         del training
-        return [tf_keras.metrics.Mean(name) for name in ("loss", "start_accuracy", "end_accuracy")]
+        return [WeightedMean(name) for name in ("loss", "start_accuracy", "end_accuracy")]
 
     def loss_weights(self, features):
         """The count of features, the denominator of the loss."""

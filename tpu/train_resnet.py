@@ -12,12 +12,10 @@ import strategy as strategies
 from config import ConfigError, claim_folder, load
 from device_loop import leave
 from image_config import ImageConfig
-from image_manifest import IMAGENET_CLASSES, Manifest
+from image_manifest import IMAGENET_CLASSES, IMAGENET_IMAGES, Manifest
 from paths import any_path
 from stages import resolve, split
 
-# Of the training set of ILSVRC 2012.
-IMAGENET_IMAGES = 1_281_167
 # The panels of the report.
 CURVES = {
     "loss": ["loss"],

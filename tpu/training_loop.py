@@ -9,7 +9,6 @@ from pathlib import Path
 
 import orbit
 import tensorflow as tf
-import tf_keras
 from tqdm import tqdm
 
 import report
@@ -17,16 +16,11 @@ from atomic_file import atomic_path
 from checkpoints import Checkpoints, newest_name, remove_unfinished
 from config import CHECKPOINTS, RunError
 from device_loop import DeviceLoop
-from keyed_dropout import KeyedDropout
 from run_config import make_optimizer as make_optimizer_of
 from staged_folder import StagedFolder
-from stages import schedule
-from train_step import train_step
+from train_state import TrainState, build_model
 from training_history import History
 from workers import Workers
-
-# How many global seeds TensorFlow tells apart.
-SEEDS = 2**31 - 1
 
 
 class Trainer(orbit.StandardTrainer):
@@ -59,19 +53,7 @@ class Trainer(orbit.StandardTrainer):
         inputs = next(iterator)
         with tf.control_dependencies(tf.nest.flatten(inputs, expand_composites=True)):
             self._data_wait.assign_add(tf.timestamp() - begin)
-        run.strategy.run(
-            lambda features: train_step(
-                run.task,
-                features,
-                run.model,
-                run.optimizer,
-                run.metrics,
-                run.step,
-                self.stage.micro_batches,
-                run.dropout,
-            ),
-            args=(inputs,),
-        )
+        run.strategy.run(lambda features: run.state.update(features, self.stage.micro_batches), args=(inputs,))
 
     def train_loop_end(self):
         """Returns the metrics over the loop, its speed, and what its last update was.
@@ -137,18 +119,14 @@ class Run:
         self.model_dir, self.options = model_dir, options
         self.workers = Workers(strategy)
         with strategy.scope():
-            self.step = _counter("step")
-            self.metrics = task.build_metrics()
-            self._schedule = RestartedSchedule(schedule(stages), _counter("restarted_at"))
-            self.optimizer = make_optimizer(self._schedule)
-            self.optimizer.build(self.model.trainable_variables)
+            self.state = TrainState(task, model, make_optimizer, stages, options.seed)
+        self.step, self.metrics, self.optimizer = self.state.step, self.state.metrics, self.state.optimizer
         self.folder = StagedFolder(model_dir)
         if self.workers.is_chief:
             (self.folder.path / "plan.txt").write_text(f"{self.optimizer.plan()}\n", encoding="utf-8")
             self.publish()
         print(*str(self.optimizer.plan()).splitlines()[-2:], sep="\n")
         self._messages = self.folder.path / "orbit.log" if self.workers.is_chief else Path(os.devnull)
-        self.dropout = KeyedDropout(self.model, options.seed)
         self.checkpoints = Checkpoints(
             model_dir / CHECKPOINTS,
             self.step,
@@ -156,7 +134,7 @@ class Run:
             self.workers.is_chief,
             model=self.model,
             optimizer=self.optimizer,
-            restarted_at=self._schedule.restarted_at,
+            restarted_at=self.state.schedule.restarted_at,
         )
 
     def restore(self):
@@ -199,7 +177,7 @@ class Run:
                 if done >= stage.last_step:
                     continue
                 if done == stage.first_step and stage.config.moments == "reset":
-                    self._restart_optimizer(stage)
+                    self.state.restart_optimizer(stage.first_step)
                 progress.begin_stage(stage)
                 history.begin_stage(stage)
                 loop.begin_stage()
@@ -289,12 +267,6 @@ class Run:
     def _weights_are_finite(self):
         return tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in self.model.trainable_variables])
 
-    def _restart_optimizer(self, stage):
-        # Whatever an optimizer of tf_lamb keeps begins at zero, its count of updates too.
-        for variable in self.optimizer.variables:
-            variable.assign(tf.zeros_like(variable))
-        self._schedule.restarted_at.assign(stage.first_step)
-
 
 def make(task, config, stages, strategy, model_dir, initialize=lambda model: None):
     """The `Run` of a config with the sections `optimizer` and `run`.
@@ -312,36 +284,6 @@ def make(task, config, stages, strategy, model_dir, initialize=lambda model: Non
         initialize(model)
     make_optimizer = make_optimizer_of(config.optimizer, config.run)
     return Run(task, model, make_optimizer, stages, strategy, model_dir, config.run)
-
-
-def build_model(task, strategy, seed):
-    """The model of a task, in the strategy's scope, with weights that follow from the seed."""
-    # Beside a global seed of 0 TensorFlow cannot take that of a dataset if it is a tensor.
-    tf_keras.utils.set_random_seed(seed % SEEDS or SEEDS - 1)
-    # Names, too, follow from the model alone, not from others that were built before.
-    tf_keras.backend.reset_uids()
-    with strategy.scope():
-        return task.build_model()
-
-
-class RestartedSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule for an optimizer whose count of updates may begin anew.
-
-    Args:
-        schedule: A function of the run's count of updates.
-        restarted_at: A variable, that count when the optimizer's began.
-    """
-
-    def __init__(self, schedule, restarted_at):
-        self.schedule, self.restarted_at = schedule, restarted_at
-
-    def __call__(self, step):
-        """The rate at an optimizer's `step`, an integer scalar."""
-        return self.schedule(tf.cast(step, tf.int64) + self.restarted_at)
-
-    def get_config(self):
-        """Not to be saved."""
-        raise NotImplementedError("A schedule with a variable has no config.")
 
 
 class Progress:
@@ -381,12 +323,6 @@ def orbit_messages_to(path):
     """Sends what Orbit prints to a file, since it would break the progress bar."""
     with Path(path).open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         yield
-
-
-def _counter(name):
-    return tf.Variable(
-        0, dtype=tf.int64, trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
-    )
 
 
 def _reset(metrics):

@@ -89,7 +89,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(finished, prepared, two_repl
 
 def test_replicas_share_their_statistics(prepared, two_replicas, tmp_path):
     """They have seen other images, and have the mean of both: what a checkpoint holds."""
-    from training_loop import build_model
+    from train_state import build_model
 
     config = load(DIGITS, ImageConfig, SMALL)
     model = build_model(ImageTask(config, 10), two_replicas, 0)
@@ -129,7 +129,7 @@ def test_synchronised_batch_norm_sees_all_replicas(two_replicas, synchronized):
     """Two replicas with half a batch each are one with the whole batch, if and only if they are synchronised."""
     config = load(DIGITS, ImageConfig, [*SMALL, f"model.sync_batch_norm={str(synchronized).lower()}"])
     images = tf.random.stateless_normal([8, 32, 32, 3], [1, 2]) * tf.reshape(tf.range(1.0, 9.0), [8, 1, 1, 1])
-    from training_loop import build_model
+    from train_state import build_model
 
     alone = build_model(ImageTask(config, 10), tf.distribute.OneDeviceStrategy("CPU:0"), 0)
     expected = alone(images, training=True)

@@ -16,6 +16,7 @@ import report  # noqa: E402
 import run_config  # noqa: E402
 import stages as stages_of_a_run  # noqa: E402
 import training_history  # noqa: E402
+import train_state  # noqa: E402
 import training_loop  # noqa: E402
 from checkpoints import list_prefixes  # noqa: E402
 from config import RunError, dump  # noqa: E402
@@ -83,7 +84,7 @@ def make(folder, stages=None, **options):
     ]
     resolved = stages_of_a_run.resolve(configs, 1, lambda _: 0)
     task = Task()
-    model = training_loop.build_model(task, STRATEGY, config.seed)
+    model = train_state.build_model(task, STRATEGY, config.seed)
     make_optimizer = run_config.make_optimizer(run_config.LambConfig(), config)
     return training_loop.Run(task, model, make_optimizer, resolved, STRATEGY, folder, config)
 
@@ -184,7 +185,7 @@ def test_any_seed_orders_records(seed, tmp_path):
         with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
             for number in "123":
                 writer.write(f"{name}{number}".encode())
-    training_loop.build_model(Task(), STRATEGY, seed)
+    train_state.build_model(Task(), STRATEGY, seed)
     records = record_order.train_records(tf.distribute.InputContext(), list(files), 6, 6, seed, 0, 6)
     ((batch, _),) = records.take(1).as_numpy_iterator()
     assert sorted(batch) == [b"a1", b"a2", b"a3", b"b1", b"b2", b"b3"]
