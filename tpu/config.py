@@ -60,9 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(
-    path: str | Path, schema: type[Config] | Callable[[Any], type[Config]], overrides: list[str] = ()
-) -> Config:
+def load(path: str | Path, schema: type[Config] | Callable[[Any], type[Config]], overrides: list[str] = ()) -> Config:
     """Reads `path` into `schema`, after setting each `dotted.field=value` of `overrides`.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert_config import PretrainConfig
-from config import ConfigError, Section, load
+from config import ConfigError, Section
 from image_config import ImageConfig
 from image_manifest import IMAGENET_CLASSES, IMAGENET_IMAGES
 from squad_config import SquadConfig
@@ -113,20 +113,8 @@ class Recipe:
         }
 
 
-def read(path, overrides: list[str] = ()) -> Recipe:
-    """The recipe of a YAML config of train_bert.py, finetune_squad.py or train_resnet.py.
-
-    Args:
-        path: The YAML file.
-        overrides: As for `config.load`.
-
-    Raises:
-        ConfigError: See `config.load`.
-    """
-    return Recipe(load(path, _schema_of, overrides))
-
-
-def _schema_of(tree: Any) -> type[Section]:
+def schema_of(tree: Any) -> type[Section]:
+    """The schema of a YAML config of train_bert.py, finetune_squad.py or train_resnet.py, for `config.load`."""
     if not isinstance(tree, dict):
         return PretrainConfig
     if "training" in tree:

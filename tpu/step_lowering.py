@@ -1,9 +1,8 @@
 """Lowers the training step of a config to StableHLO, the input of the compiler for a TPU, on any machine."""
 
 import contextlib
-import json
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np

@@ -9,8 +9,9 @@ from tensorflow.python.util import pywrap_xla_ops
 
 COLLECTIVES = ("CrossReplicaSum", "XlaAllReduce", "AllToAll", "CollectivePermute")
 CONDITIONALS = ("If", "StatelessIf", "Case", "StatelessCase")
-HOST_CALLS = ("PyFunc", "PyFuncStateless", "EagerPyFunc", "PrintV2", "Print", "Timestamp", "XlaHostCompute")
-# Have a kernel on a TPU, or belong to the graph around a step: XLA's compiler for CPU, whose list is here, has them not.
+PRINTING = ("Print", "PrintV2", "StringFormat")
+HOST_CALLS = ("PyFunc", "PyFuncStateless", "EagerPyFunc", "Timestamp", "XlaHostCompute", *PRINTING)
+# On a TPU only, or of the graph around a step; the list of operations that XLA has on a CPU leaves them out.
 OF_TPU = {
     *("CrossReplicaSum", "AllToAll", "CollectivePermute", "XlaReplicaId", "Placeholder", "VarHandleOp"),
     *("TPUReplicatedInput", "TPUReplicatedOutput", "TPUReplicateMetadata", "TPUCompilationResult"),

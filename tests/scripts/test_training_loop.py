@@ -15,8 +15,8 @@ import record_order  # noqa: E402
 import report  # noqa: E402
 import run_config  # noqa: E402
 import stages as stages_of_a_run  # noqa: E402
-import training_history  # noqa: E402
 import train_state  # noqa: E402
+import training_history  # noqa: E402
 import training_loop  # noqa: E402
 from checkpoints import list_prefixes  # noqa: E402
 from config import RunError, dump  # noqa: E402

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import recipe as recipes
 import strategy as strategies
+from config import load
 from run_config import make_optimizer
 from slice_strategy import traced
 from train_state import TrainState, build_model
@@ -21,7 +22,7 @@ def small(name, cores, per_core, *overrides):
     sizes = [f"{section}.global_batch_size={cores * per_core}", f"{section}.max_per_replica_batch_size=2"]
     if name.startswith(("bert", "squad")):
         sizes += SMALL_BERT
-    return recipes.read(CONFIGS / f"{name}.yaml", [*sizes, *overrides])
+    return recipes.Recipe(load(CONFIGS / f"{name}.yaml", recipes.schema_of, [*sizes, *overrides]))
 
 
 class Traced:
@@ -44,13 +45,9 @@ def trace(recipe, stage, change_task=lambda task: task, change_state=lambda stat
         task = change_task(recipe.make_task())
         model = build_model(task, strategy, config.run.seed)
         with strategy.scope():
-            state = TrainState(
-                task, model, make_optimizer(config.optimizer, config.run), [stage], config.run.seed
-            )
+            state = TrainState(task, model, make_optimizer(config.optimizer, config.run), [stage], config.run.seed)
         change_state(state)
-        features = {
-            name: tf.zeros(spec.shape, spec.dtype) for name, spec in recipe.features(stage, dtype).items()
-        }
+        features = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in recipe.features(stage, dtype).items()}
         return trace_function(
             lambda: strategy.run(lambda share: state.update(share, stage.micro_batches), args=(features,)), state
         )

@@ -1,0 +1,173 @@
+"""Compiles one StableHLO module with libtpu, which needs no TPU; the child process of slice_compiler.py.
+
+It knows nothing of this repository and imports no TensorFlow. A request comes as JSON on the standard input; the
+outcome goes as JSON into the file that the request names. The child ends when its standard input is
+closed, so that it never outlives its parent.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Answers the request on the standard input."""
+    # Python would see Ctrl-C only after the compiler returns.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    request = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        outcome = answer(request)
+    except MemoryError:
+        outcome = {"outcome": "host_memory"}
+    unfinished = Path(request["outcome_path"]).with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(outcome), encoding="utf-8")
+    unfinished.rename(request["outcome_path"])
+
+
+def _end_with_parent() -> None:
+    # Not through sys.stdin, whose lock the end of the interpreter would wait for.
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+def answer(request: dict) -> dict:
+    """Compiles a module.
+
+    Args:
+        request: "module_path", "topology" as libtpu names it, "options" of the topology, "replicas", "aliases" as pairs
+            of an output and an argument, and "hlo_path".
+
+    Returns:
+        The "outcome" and what belongs to it: "missing" and its "package"; "strange" (another jax than expected),
+        "topology", "module", "aliases", "memory" or "refused", with a "message"; or "compiled", with the statistics.
+    """
+    try:
+        import jax
+        import libtpu  # noqa: F401 - JAX would name the missing package only much later
+    except ImportError as error:
+        return {"outcome": "missing", "package": error.name or "jax", "message": str(error)}
+    try:
+        from jax._src.interpreters.mlir import make_ir_context
+        from jax._src.lib import _jax, xla_client
+        from jax._src.lib.mlir import ir
+        from jax.experimental import topologies
+
+        make_assignment, make_list = xla_client.DeviceAssignment.create, _jax.DeviceList
+        compile_options, refusal = xla_client.CompileOptions(), jax.errors.JaxRuntimeError
+    except (ImportError, AttributeError) as error:
+        return {"outcome": "strange", "message": str(error), "version": jax.__version__}
+
+    with make_ir_context() as context:
+        try:
+            module = ir.Module.parse(Path(request["module_path"]).read_bytes(), context)
+            function = _main_function(module)
+        except (ir.MLIRError, ValueError) as error:
+            return {"outcome": "module", "message": str(error)}
+        try:
+            prepare(module, function, request["aliases"], ir)
+        except ValueError as error:
+            return {"outcome": "aliases", "message": str(error)}
+        try:
+            devices = topologies.get_topology_desc(
+                platform="tpu", topology_name=request["topology"], **request["options"]
+            ).devices
+        except (refusal, RuntimeError) as error:
+            return {"outcome": "topology", "message": str(error)}
+        replicas = len(devices)
+        if replicas != request["replicas"]:
+            message = f"the compiler sees {replicas} cores instead of {request['replicas']}"
+            return {"outcome": "topology", "message": message}
+        import numpy as np
+
+        compile_options.num_replicas, compile_options.num_partitions = replicas, 1
+        compile_options.device_assignment = make_assignment(np.arange(replicas).reshape(replicas, 1))
+        start = time.monotonic()
+        try:
+            executable = devices[0].client.compile(module, make_list(tuple(devices)), compile_options)
+        except TypeError as error:
+            return {"outcome": "strange", "message": str(error), "version": jax.__version__}
+        except (refusal, RuntimeError) as error:
+            kind = "memory" if "RESOURCE_EXHAUSTED" in str(error) else "refused"
+            return {"outcome": kind, "message": str(error), **_effort(start)}
+    effort = _effort(start)
+    Path(request["hlo_path"]).write_text(executable.hlo_modules()[0].to_string(), encoding="utf-8")
+    memory, costs = executable.get_compiled_memory_stats(), executable.cost_analysis()
+    return {
+        "outcome": "compiled",
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "aliased_bytes": memory.alias_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "generated_code_bytes": memory.generated_code_size_in_bytes,
+        "xla_flops": costs.get("flops", 0.0),
+        "xla_bytes_accessed": costs.get("bytes accessed", 0.0),
+        **effort,
+    }
+
+
+def _effort(start: float) -> dict:
+    return {
+        "compile_seconds": time.monotonic() - start,
+        # Linux counts in KiB, and libtpu runs on nothing else.
+        "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _main_function(module):
+    for operation in module.body.operations:
+        if "sym_name" in operation.attributes and operation.attributes["sym_name"].value == "main":
+            return operation
+    raise ValueError("no function main")
+
+
+def prepare(module, function, aliases, ir) -> None:
+    """Makes a module of TensorFlow one that libtpu takes, and whose aliases are those of the request alone.
+
+    Args:
+        module: An MLIR module, changed in place.
+        function: Its function main.
+        aliases: Pairs of the index of an output and that of the argument whose memory it takes over.
+        ir: The `mlir.ir` that the module belongs to.
+
+    Raises:
+        ValueError: The pairs do not fit the module.
+    """
+    # TensorFlow says which outputs may take over arguments; said twice, it is an error.
+    if "mhlo.input_output_alias" in module.operation.attributes:
+        del module.operation.attributes["mhlo.input_output_alias"]
+    copies = []
+
+    def collect(operation):
+        if operation.name == "mhlo.copy":
+            copies.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(collect)
+    for copy in copies:
+        # An identity, which libtpu does not know in this dialect.
+        copy.results[0].replace_all_uses_with(copy.operands[0])
+        copy.erase()
+    types = function.attributes["function_type"].value
+    old = function.attributes["arg_attrs"] if "arg_attrs" in function.attributes else [{}] * len(types.inputs)
+    arguments = [{entry.name: entry.attr for entry in named} if named else {} for named in old]
+    for output, argument in aliases:
+        if not (0 <= output < len(types.results) and 0 <= argument < len(types.inputs)):
+            raise ValueError(f"output {output} of {len(types.results)} and argument {argument} of {len(types.inputs)}")
+        if types.results[output] != types.inputs[argument]:
+            raise ValueError(
+                f"output {output} of {types.results[output]} cannot take over argument {argument} of "
+                f"{types.inputs[argument]}"
+            )
+        arguments[argument]["tf.aliasing_output"] = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), output)
+    function.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(named) for named in arguments])
+
+
+if __name__ == "__main__":
+    main()
