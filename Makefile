@@ -4,7 +4,8 @@
 #   make train-resnet  ResNet-50 with LAMB on scanned digits, evaluation, export; OPTIMIZER=lars for LARS
 #   make test     the tests, on the TensorFlow, JAX and torch backends of Keras
 #   make coverage the tests of the library, with every branch of the optimizers counted
-#   make matrix   the tests of the library on several versions of Python and Keras; installs them all
+#   make matrix   the tests on several versions of Python, Keras and TensorFlow; installs them all
+#   make matrix-row ROW=3.10:3.12.4:2.19.1   one of them; matrix-install only installs it
 #   make docs     the documentation, into build/docs
 #   make lint     ruff: format and check
 #
@@ -37,7 +38,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 COMPILING_QUICKLY := XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=tensorflow
 ON_EVERY_BACKEND := $(addprefix --ignore=tests/,on_tensorflow configs scripts)
 
-.PHONY: train train-resnet test coverage matrix matrix-row docs lint format clean
+.PHONY: train train-resnet test coverage matrix matrix-row matrix-install docs lint format clean
 
 train: $(VENV)/.models
 	$(RUN_PYTHON) tpu/python_docs.py --output_dir $(TEXT)
@@ -70,21 +71,41 @@ coverage: $(VENV)/.test
 	$(RUN_PYTHON) -m coverage combine --quiet
 	$(RUN_PYTHON) -m coverage report
 
-# Python and Keras of each row; Keras above 3.12 has no release for Python 3.10.
-matrix:
-	set -e; for row in 3.10:3.12.4 3.11:3.14.1 3.13:3.15.1; do $(MAKE) matrix-row PYTHON_VERSION=$${row%:*} KERAS=$${row#*:}; done
+# Python, Keras and TensorFlow of each row. Keras above 3.12 has no release for Python 3.10, and TensorFlow above 2.20 no
+# tf-models-official: the scripts are left out there.
+ROWS := 3.10:3.12.4:2.19.1 3.11:3.14.1:2.20.0 3.13:3.15.1:2.21.0
+ROW_PARTS := $(subst :, ,$(ROW))
+ROW_PYTHON := python$(word 1,$(ROW_PARTS))
+ROW_KERAS := $(word 2,$(ROW_PARTS))
+ROW_TENSORFLOW := $(word 3,$(ROW_PARTS))
+ROW_HAS_MODELS := $(filter 2.19.% 2.20.%,$(ROW_TENSORFLOW))
+WITH_MODELS := '.[models,aot,test]'
+WITHOUT_MODELS := '.[tensorflow,test]' tf_keras
+ROW_PACKAGES := $(if $(ROW_HAS_MODELS),$(WITH_MODELS),$(WITHOUT_MODELS))
+ROW_VENV := build/matrix/$(ROW_PYTHON)-keras$(ROW_KERAS)-tensorflow$(ROW_TENSORFLOW)
+ROW_INSTALL := $(ROW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+ROW_TEST := $(ROW_VENV)/bin/python -m pytest -q $(PARALLEL)
 
-matrix-row: ROW := build/matrix/python$(PYTHON_VERSION)-keras$(KERAS)
-matrix-row:
-	python$(PYTHON_VERSION) -m venv $(ROW)
-	sed 's/^keras==.*/keras==$(KERAS)/' constraints/python$(PYTHON_VERSION).txt > $(ROW)/constraints.txt
-	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1'
-	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
-		--constraint $(ROW)/constraints.txt --editable '.[models,test]'
-	$(ROW)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(ROW)/constraints.txt --no-deps timm
-	set -e; for backend in $(BACKENDS); do \
-		KERAS_BACKEND=$$backend $(ROW)/bin/python -m pytest -q $(PARALLEL) $(ON_EVERY_BACKEND); done; \
-	KERAS_BACKEND=tensorflow $(ROW)/bin/python -m pytest -q $(PARALLEL) tests/on_tensorflow
+matrix:
+	set -e; for row in $(ROWS); do $(MAKE) matrix-row ROW=$$row; done
+
+matrix-row: matrix-install
+	set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(ROW_TEST) $(ON_EVERY_BACKEND); done
+	KERAS_BACKEND=tensorflow $(ROW_TEST) tests/on_tensorflow
+	$(if $(ROW_HAS_MODELS),$(COMPILING_QUICKLY) $(ROW_TEST) tests/scripts)
+	$(if $(ROW_HAS_MODELS),$(COMPILING_QUICKLY) $(ROW_TEST) --dist load tests/configs)
+
+# The first pin of a package counts: that of the row, of its TensorFlow, of its Python.
+matrix-install:
+	@test -n "$(ROW_TENSORFLOW)" || { echo "make: a row of the matrix is needed. Received: ROW='$(ROW)'. \
+	Expected for example ROW=$(firstword $(ROWS))." >&2; exit 2; }
+	$(ROW_PYTHON) -m venv $(ROW_VENV)
+	{ echo keras==$(ROW_KERAS); echo tensorflow==$(ROW_TENSORFLOW); \
+		cat $(wildcard constraints/tensorflow$(ROW_TENSORFLOW).txt) constraints/$(ROW_PYTHON).txt; } \
+		| awk -F== '!seen[$$1]++' > $(ROW_VENV)/constraints.txt
+	$(ROW_INSTALL) 'pip>=23.1'
+	$(ROW_INSTALL) --constraint $(ROW_VENV)/constraints.txt --editable $(ROW_PACKAGES)
+	$(ROW_INSTALL) --constraint $(ROW_VENV)/constraints.txt --no-deps timm
 
 docs: $(VENV)/.docs
 	$(VENV)/bin/sphinx-build -q -W --keep-going docs build/docs
@@ -114,7 +135,7 @@ $(VENV)/.models: $(VENV)/.python setup.cfg pyproject.toml $(CONSTRAINTS)
 
 # timm is a peer in the tests. Its optimizers do without torchvision, which has no build for the CPU.
 $(VENV)/.test: $(VENV)/.models
-	$(INSTALL) --editable '.[models,test]'
+	$(INSTALL) --editable '.[models,aot,test]'
 	$(INSTALL) --no-deps timm
 	@touch $@
 

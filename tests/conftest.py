@@ -1,6 +1,7 @@
 """Which folders run on which backend, and virtual CPU devices: four, for the strategies of TensorFlow and for JAX."""
 
 import contextlib
+import importlib.util
 import os
 
 # Builds of torch for GPUs bring triton, which crashes if it is imported after TensorFlow.
@@ -33,6 +34,14 @@ def pytest_report_header():
     """Says what this run leaves out."""
     left_out = f"; not run on this backend: {', '.join(collect_ignore)}" if collect_ignore else ""
     return f"Keras {keras.__version__} on {keras.backend.backend()}{left_out}"
+
+
+def pytest_collection_modifyitems(items):
+    """Leaves out what needs tf-models-official where that is not installed, as beside the newest TensorFlow."""
+    if importlib.util.find_spec("official") is None:
+        for item in items:
+            if item.get_closest_marker("model_garden"):
+                item.add_marker(pytest.mark.skip(reason="needs tf-models-official"))
 
 
 @pytest.fixture(params=["keras", "tf_keras"])

@@ -317,16 +317,22 @@ def test_fit_says_what_is_wrong_with_the_optimizer(tmp_path):
         fit("keras", compiled_model("keras", telemetry=False), {"history_csv": tmp_path / "history.csv"})
 
 
-@pytest.mark.parametrize("missing", ["tensorflow", "matplotlib.figure"])
+MISSING = {
+    "tensorflow": r"needs TensorFlow.*tf-lamb\[tensorflow\]",
+    "tensorboard.summary.v2": r"needs TensorBoard, .*`pip install tensorboard`, or write a `history_csv`",
+    "matplotlib.figure": r"needs matplotlib.*\[plot\]",
+}
+
+
+@pytest.mark.parametrize("missing", MISSING)
 def test_what_is_missing_is_named(missing, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
-    package = missing.partition(".")[0]
-    message = {"tensorflow": r"needs TensorFlow.*tf-lamb\[tensorflow\]", "matplotlib": r"needs matplotlib.*\[plot\]"}
-    with pytest.raises(ImportError, match=message[package]):
-        if package == "tensorflow":
+    with pytest.raises(ImportError, match=MISSING[missing]):
+        if missing.startswith("tensor"):
             Recorder(tf_lamb.LAMB(telemetry=True), log_dir=tmp_path)
         else:
             plot("history.csv", "ratios.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_reading_what_is_no_history(tmp_path):

@@ -310,7 +310,20 @@ class _Scalars:
 
     def __init__(self, log_dir):
         self._summary = _tensorflow().summary
+        self._check_tensorboard()
         self._writer = self._summary.create_file_writer(os.fspath(log_dir))
+
+    def _check_tensorboard(self):
+        try:
+            with self._summary.record_if(False):  # Writes nothing.
+                self._summary.scalar("trial", 0.0, step=0)
+        except Exception as error:
+            if not isinstance(error.__cause__, ImportError):
+                raise
+            raise ImportError(
+                "A `log_dir` needs TensorBoard, which TensorFlow brings up to 2.20 only. Install it with "
+                "`pip install tensorboard`, or write a `history_csv` only."
+            ) from None
 
     def write(self, step, names, values):
         with self._writer.as_default(step):

@@ -57,7 +57,8 @@ def of_run(recipe, update, total):
     """
     yield ""
     if update is not None:
-        least = " (the least for LAMB is 10)" if recipe.config.optimizer.name == "lamb" else ""
+        is_lamb = recipe.config.optimizer.name == "lamb"
+        least = " (LAMB needs 10 for what is too large to stay on the chip)" if is_lamb else ""
         yield f"update: {update.words_per_parameter:.2f} words of memory traffic per parameter{least}"
     if total is None:
         yield "whole run: does not fit"

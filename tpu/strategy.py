@@ -132,8 +132,9 @@ def _tpu_strategy(tf, tpu):
             tf.config.experimental_connect_to_cluster(resolver)
         topology = tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip() and line != "Graph execution error:"]
         raise ConfigError(
-            f"--strategy tpu found no TPU. Received: --tpu {tpu} ({str(error).splitlines()[0]}). "
+            f"--strategy tpu found no TPU. Received: --tpu {tpu} ({lines[0]}). "
             "Expected: a TPU VM with a free TPU, or the name of one."
         ) from None
     assignment = tf.tpu.experimental.DeviceAssignment.build(

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-model_garden = pytest.importorskip("tf_lamb.model_garden", reason="needs tf-models-official")
+model_garden = pytest.importorskip("tf_lamb.model_garden", reason="needs tf-models-official", exc_type=ImportError)
 
 from official.core import config_definitions  # noqa: E402
 from official.modeling.hyperparams import params_dict  # noqa: E402
