@@ -132,9 +132,10 @@ def _tpu_strategy(tf, tpu):
             tf.config.experimental_connect_to_cluster(resolver)
         topology = tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip() and line != "Graph execution error:"]
+        # Where TensorFlow gives more than one line, the last says what happened; below it, indented, is where.
+        reason = [line for line in str(error).splitlines() if line and not line[0].isspace()][-1]
         raise ConfigError(
-            f"--strategy tpu found no TPU. Received: --tpu {tpu} ({lines[0]}). "
+            f"--strategy tpu found no TPU. Received: --tpu {tpu} ({reason}). "
             "Expected: a TPU VM with a free TPU, or the name of one."
         ) from None
     assignment = tf.tpu.experimental.DeviceAssignment.build(
