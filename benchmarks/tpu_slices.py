@@ -1,6 +1,6 @@
 """Plans the published runs on the slices they were made on, and one of them on newer slices, with tpu/aot.py.
 
-    python benchmarks/tpu_slices.py --jobs 2 --json docs/figures/tpu_slices.json
+    python benchmarks/tpu_slices.py --json docs/figures/tpu_slices.json
 
 Takes some hours on two cores. Each row is kept in --work_dir when it is done; the same command goes on with the rest.
 docs/figures/tpu_slices.py writes the tables of docs/aot.md from the figures.
@@ -77,13 +77,22 @@ ROWS = [
 def main():
     """Plans the rows that are not there yet, and writes all that are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="how many rows at once (default: 1)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="how many rows at once (default: 1); one of BERT takes up to 18 GB of memory",
+    )
+    parser.add_argument(
+        "--tables", nargs="+", default=("bert", "newer", "resnet"), help="the tables to plan (default: all three)"
+    )
     parser.add_argument("--work_dir", type=Path, default=Path("build/tpu_slices"), help="where rows are kept")
     parser.add_argument("--json", type=Path, required=True, help="the file for the figures")
     arguments = parser.parse_args()
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(arguments.jobs, PACKAGES)
-    missing = [row for row in ROWS if not (arguments.work_dir / f"{row.name}.json").exists()]
+    wanted = [row for row in ROWS if row.table in arguments.tables]
+    missing = [row for row in wanted if not (arguments.work_dir / f"{row.name}.json").exists()]
     failed = []
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         waiting = {pool.submit(plan, row, arguments.work_dir): row for row in missing}
