@@ -2,7 +2,7 @@
 
     python benchmarks/tpu_slices.py --json docs/figures/tpu_slices.json
 
-Takes some hours on two cores. Each row is kept in --work_dir when it is done; the same command goes on with the rest.
+Takes some hours on two cores. Each row is written when it is done, and the same command goes on with the rest.
 docs/figures/tpu_slices.py writes the tables of docs/aot.md from the figures.
 """
 
@@ -11,6 +11,7 @@ import concurrent.futures
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,56 +76,57 @@ ROWS = [
 
 
 def main():
-    """Plans the rows that are not there yet, and writes all that are."""
+    """Plans the rows that are not in the file of figures yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--jobs",
         type=int,
         default=1,
-        help="how many rows at once (default: 1); one of BERT takes up to 18 GB of memory",
+        help="how many rows at once (default: 1); one of BERT takes up to 11 GB of memory",
     )
     parser.add_argument(
         "--tables", nargs="+", default=("bert", "newer", "resnet"), help="the tables to plan (default: all three)"
     )
-    parser.add_argument("--work_dir", type=Path, default=Path("build/tpu_slices"), help="where rows are kept")
-    parser.add_argument("--json", type=Path, required=True, help="the file for the figures")
+    parser.add_argument("--json", type=Path, required=True, help="the file for the figures; rows in it are kept")
     arguments = parser.parse_args()
-    arguments.work_dir.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(arguments.jobs, PACKAGES)
-    wanted = [row for row in ROWS if row.table in arguments.tables]
-    missing = [row for row in wanted if not (arguments.work_dir / f"{row.name}.json").exists()]
-    failed = []
+    figures = {}
+    if arguments.json.exists():
+        figures = {row["name"]: row["figures"] for row in json.loads(arguments.json.read_text())["rows"]}
+    missing = [row for row in ROWS if row.table in arguments.tables and row.name not in figures]
+    failed = False
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        waiting = {pool.submit(plan, row, arguments.work_dir): row for row in missing}
+        waiting = {pool.submit(plan, row): row for row in missing}
         for future in tqdm(concurrent.futures.as_completed(waiting), total=len(missing), unit="row"):
-            if message := future.result():
-                failed.append(waiting[future].name)
-                tqdm.write(f"{waiting[future].name}: {message}", file=sys.stderr)
-            write(machine, arguments.work_dir, arguments.json)
-    write(machine, arguments.work_dir, arguments.json)
+            row = waiting[future]
+            try:
+                figures[row.name] = future.result()
+            except RuntimeError as error:
+                failed = True
+                tqdm.write(f"{row.name}: {error}", file=sys.stderr)
+                continue
+            done = [{"name": r.name, **asdict(r), "figures": figures[r.name]} for r in ROWS if r.name in figures]
+            with atomic_path(arguments.json) as unfinished:
+                unfinished.write_text(json.dumps({"machine": machine, "rows": done}, indent=1) + "\n")
     return 1 if failed else 0
 
 
-def plan(row, work_dir):
-    """Runs tpu/aot.py for a row, which writes its figures; returns what went wrong, if anything did."""
-    path = work_dir / f"{row.name}.json"
-    command = [sys.executable, "tpu/aot.py", "--config_file", f"configs/{row.config}.yaml", "--topology", row.topology]
-    command += ["--json", str(path.absolute()), *(["--set", *row.overrides] if row.overrides else [])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    (work_dir / f"{row.name}.txt").write_text(done.stdout + done.stderr)
-    # 1 also means that the run does not fit, which is a result.
-    return None if path.exists() else done.stderr.strip().splitlines()[-1]
+def plan(row):
+    """Runs tpu/aot.py for a row; returns its figures.
 
-
-def write(machine, work_dir, path):
-    """Writes the rows that are done."""
-    rows = []
-    for row in ROWS:
-        figures = work_dir / f"{row.name}.json"
-        if figures.exists():
-            rows.append({**asdict(row), "figures": json.loads(figures.read_text())})
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    Raises:
+        RuntimeError: It did not succeed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "figures.json")
+        command = [sys.executable, "tpu/aot.py", "--config_file", f"configs/{row.config}.yaml"]
+        command += ["--topology", row.topology, "--json", str(path)]
+        command += ["--set", *row.overrides] if row.overrides else []
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        # An exit code of 1 may also mean that the run does not fit, which is a result.
+        if not path.exists():
+            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        return json.loads(path.read_text())
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """What a stage of training costs on a slice: its step is lowered, compiled for all replicas, and counted."""
 
 import dataclasses
-import gc
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import hlo_text
 import roofline
-from config import ConfigError
+from config import ConfigError, RunError
 from hlo_text import Costs
 from recipe import Recipe
 from roofline import Roofline, RunCost
@@ -16,6 +15,7 @@ from slice_compiler import Compiled, compile_for
 from stages import Stage
 from step_lowering import Lowered, lower_step, lower_update
 from tpu_chips import Topology
+from worker_pool import WorkerDied, WorkerPool
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,11 @@ def stages_on(recipe: Recipe, topology: Topology, examples: int | None, number: 
 def _compile(lower, recipe, stage, topology):
     with tempfile.TemporaryDirectory() as folder:
         module, hlo = Path(folder, "step.mlir"), Path(folder, "step.hlo")
-        lowered = lower(recipe, stage, module)
-        gc.collect()  # The model's variables would lie beside the compiler.
+        # TensorFlow never lets go of what was traced: the model would lie beside the compiler.
+        with WorkerPool(2) as pool:
+            try:
+                lowered = pool.run_apart(lower, recipe, stage, module)
+            except WorkerDied as error:
+                raise RunError(str(error)) from None
         compiled = compile_for(module, topology, lowered.aliases, hlo)
         return lowered, compiled, hlo.read_text(encoding="utf-8") if compiled.fits else ""

@@ -18,6 +18,9 @@ from slice_strategy import LoweringStrategy
 from traced_step import bytes_of, collectives, faults
 from train_state import TrainState, build_model
 
+# tensorflow_hub says so in every process that lowers a step.
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+
 # A TPU computes in bfloat16 unless the config says otherwise.
 ON_TPU = {"auto": "mixed_bfloat16"}
 

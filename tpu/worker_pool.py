@@ -94,7 +94,26 @@ class WorkerPool:
                 progress.update()
         return [results[number] for number in range(len(tasks))]
 
-    def _submit(self, function, task):
+    def run_apart(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls the function once in another process, which keeps what it took of memory until the pool ends.
+
+        Args:
+            function: One of a module, so that the other process can import it.
+            *arguments: Its arguments.
+
+        Raises:
+            WorkerDied: The process ended without a result.
+            Exception: What the function raised.
+        """
+        try:
+            return self._submit(function, *arguments).result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise WorkerDied(
+                f"The process of {function.__name__} was killed, as Linux does when a machine has no memory left. "
+                "Expected a machine with more memory, or fewer programs on it."
+            ) from None
+
+    def _submit(self, function, *arguments):
         # The executor starts its processes here, and they keep on blocking what is blocked now. It would also start the
         # tracker of semaphores, which unblocks interrupts.
         multiprocessing.resource_tracker.ensure_running()
@@ -107,7 +126,7 @@ class WorkerPool:
                     mp_context=multiprocessing.get_context("spawn"),
                     initializer=_end_with_parent,
                 )
-            return self._executor.submit(function, task)
+            return self._executor.submit(function, *arguments)
 
 
 def _counted(tasks, progress):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,8 @@ import tensorflow as tf  # noqa: E402
 import aot  # noqa: E402
 import recipe as recipes  # noqa: E402
 import slice_plan  # noqa: E402
-from config import ConfigError, load  # noqa: E402
+from config import ConfigError, RunError, load  # noqa: E402
+from step_lowering import lower_step  # noqa: E402
 from tpu_chips import parse_topology  # noqa: E402
 
 pytestmark = [pytest.mark.aot, pytest.mark.model_garden, pytest.mark.slow]
@@ -146,8 +149,8 @@ def test_the_largest_batch_is_found(limit, expected, monkeypatch):
     assert len(tried) <= 3
 
 
-def planted(monkeypatch, extra):
-    """Compiles the tiny config with something more in its loss; returns the refusal."""
+def planted(monkeypatch, tmp_path, extra):
+    """Lowers the tiny config with something more in its loss; returns the refusal."""
     import bert_task
 
     own = bert_task.PretrainTask.losses
@@ -160,26 +163,38 @@ def planted(monkeypatch, extra):
     monkeypatch.setattr(bert_task.PretrainTask, "losses", losses)
     recipe, stage = recipe_and_stage("model.layers=1")
     with pytest.raises(ConfigError) as error:
-        slice_plan.plan_stage(recipe, stage, parse_topology("v3:2x2"))
+        lower_step(recipe, stage, tmp_path / "module")
+    assert not list(tmp_path.iterdir())
     message = str(error.value)
     assert "\n" not in message and "test_aot.py:" in message
     return message
 
 
-def test_a_dynamic_shape_is_one_sentence(monkeypatch):
+def test_a_dynamic_shape_is_one_sentence(monkeypatch, tmp_path):
     def masked_away(logits):
         return tf.reduce_sum(tf.boolean_mask(logits, logits > 0))
 
-    message = planted(monkeypatch, masked_away)
+    message = planted(monkeypatch, tmp_path, masked_away)
     assert message.startswith("The step has a shape that depends on values. Received: Where (")
 
 
-def test_a_call_of_the_host_is_one_sentence(monkeypatch):
+def test_a_call_of_the_host_is_one_sentence(monkeypatch, tmp_path):
     def printed(logits):
         tf.print(logits)
         return tf.reduce_sum(logits)
 
-    assert "calls the host" in planted(monkeypatch, printed)
+    assert "calls the host" in planted(monkeypatch, tmp_path, printed)
+
+
+def killed(*_):
+    """In the place of the lowering, on a machine without memory left."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_machine_without_memory_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(slice_plan, "lower_step", killed)
+    with pytest.raises(RunError, match=r"killed, as Linux does when a machine has no memory left.*more memory"):
+        slice_plan.plan_stage(*recipe_and_stage(), parse_topology("v3:2x2"))
 
 
 WRONG = {
