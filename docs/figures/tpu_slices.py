@@ -67,21 +67,27 @@ def shared(row):
 
     def each(function):
         values = [function(stage) for stage in stages]
-        return values[0] if len(set(values)) == 1 else ", ".join(values)
+        return values[0] if len(set(values)) == 1 else " / ".join(values)
 
     return [
         each(lambda stage: f"{stage['global_batch_size']:,}"),
         figures["topology"],
         each(lambda stage: f"{stage['per_replica_batch_size']} x {stage['micro_batches']}"),
-        ("yes, " if figures["fits"] else "no, ") + each(lambda stage: memory(stage["compiled"])) + " GiB",
-        each(lambda stage: f"{1e3 * step_seconds(stage):.3g}") + " ms",
+        f"{'yes' if figures['fits'] else 'no'}, {each(lambda stage: gib(stage['compiled']['needed_bytes']))} of "
+        f"{gib(stages[0]['compiled']['available_bytes'])} GiB",
+        each(lambda stage: milliseconds(step_seconds(stage))) + " ms",
         each(lambda stage: stage["time"]["bound"]),
     ]
 
 
-def memory(compiled):
-    """What a core needs, of what it has."""
-    return f"{compiled['needed_bytes'] / GIB:.1f}/{compiled['available_bytes'] / GIB:.1f}"
+def gib(size_bytes):
+    """A size in GiB."""
+    return f"{size_bytes / GIB:.1f}"
+
+
+def milliseconds(seconds):
+    """A time in three digits, or as many as it has."""
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def step_seconds(stage):

@@ -155,16 +155,8 @@ ALLOWED_IN_TPU = {
     "loop_rounds": {"hlo_parser"},
     "hlo_text": {"hlo_parser", "loop_rounds"},
     "roofline": {"hlo_text", "tpu_chips"},
-    "slice_plan": {
-        "config",
-        "hlo_text",
-        "recipe",
-        "roofline",
-        "slice_compiler",
-        "stages",
-        "step_lowering",
-        "tpu_chips",
-    },
+    "slice_plan": {"config", "hlo_text", "recipe", "roofline", "slice_compiler", "stages", "step_lowering"}
+    | {"tpu_chips", "worker_pool"},
     "slice_report": {"roofline"},
     # facts -> findings; these import no package, and only the probe's questions import neighbours that do
     "doctor_facts": set(),
