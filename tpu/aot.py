@@ -91,7 +91,7 @@ def plan(arguments):
     update = slice_plan.plan_update(recipe, stages[0], topology)
     fits = len(plans) == len(stages) and all(found.compiled.fits for found in plans)
     total = roofline.total([found.run for found in plans]) if fits else None
-    print(*slice_report.of_run(recipe, update, total), sep="\n")
+    print(*slice_report.of_run(recipe, arguments.stage, update, total), sep="\n")
 
     path = arguments.json or Path(
         "build", "aot", f"{arguments.config_file.stem}.{topology.name.replace(':', '_')}.json"

@@ -47,23 +47,25 @@ def of_stage(plan, topology):
         yield f"  incomplete  {costs.unknown_loops} loops have no known number of rounds, and count once"
 
 
-def of_run(recipe, update, total):
+def of_run(recipe, stage_number, update, total):
     """The lines below the stages.
 
     Args:
         recipe: The `recipe.Recipe`.
+        stage_number: Of the only stage that was planned; None where all were.
         update: The `slice_plan.UpdatePlan`, or None if it does not fit.
-        total: The `roofline.RunCost` of all stages, or None if one does not fit.
+        total: The `roofline.RunCost` of the stages, or None if one does not fit.
     """
     yield ""
     if update is not None:
         is_lamb = recipe.config.optimizer.name == "lamb"
         least = " (LAMB needs 10 for what is too large to stay on the chip)" if is_lamb else ""
         yield f"update: {update.words_per_parameter:.2f} words of memory traffic per parameter{least}"
+    what = f"stage {stage_number} alone" if stage_number else "whole run"
     if total is None:
-        yield "whole run: does not fit"
+        yield f"{what}: does not fit"
     else:
-        yield f"whole run: {total.steps:,} steps, at least {total.hours:.4g} hours, {total.chip_hours:,.4g} chip-hours"
+        yield f"{what}: {total.steps:,} steps, at least {total.hours:.4g} hours, {total.chip_hours:,.4g} chip-hours"
     yield "A lower bound, by these assumptions; nothing was run on a TPU:"
     yield from (f"- {assumption}" for assumption in roofline.ASSUMPTIONS)
 
@@ -89,8 +91,7 @@ def largest(stage, found):
 def figures(plan):
     """A stage as a dictionary for JSON."""
     stage = plan.stage
-    lowered = dataclasses.asdict(plan.lowered)
-    del lowered["aliases"]
+    lowered = {name: value for name, value in vars(plan.lowered).items() if name != "aliases"}
     return {
         "number": stage.number,
         "global_batch_size": stage.global_batch_size,

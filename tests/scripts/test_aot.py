@@ -19,7 +19,8 @@ import aot  # noqa: E402
 import recipe as recipes  # noqa: E402
 import slice_plan  # noqa: E402
 from config import ConfigError, RunError, load  # noqa: E402
-from step_lowering import lower_step  # noqa: E402
+from slice_compiler import Compiled  # noqa: E402
+from step_lowering import Lowered, lower_step  # noqa: E402
 from tpu_chips import parse_topology  # noqa: E402
 
 pytestmark = [pytest.mark.aot, pytest.mark.model_garden, pytest.mark.slow]
@@ -67,7 +68,14 @@ def closed_form_flops():
 def test_the_command_succeeds(planned):
     name, done, figures = planned
     assert done.returncode == 0 and figures["fits"]
-    for word in ("fits        yes", "matrix FLOPs", "all-reduce", "bound by", "words of memory traffic", "whole run"):
+    for word in (
+        "fits        yes",
+        "matrix FLOPs",
+        "all-reduce",
+        "bound by",
+        "words of memory traffic",
+        "stage 1 alone",
+    ):
         assert word in done.stdout, done.stdout
     assert "nothing was run on a TPU" in done.stdout
     stage = figures["stages"][0]
@@ -128,6 +136,24 @@ def test_times_follow_from_the_costs(planned):
 def recipe_and_stage(*overrides, topology="v3:2x2"):
     recipe = recipes.Recipe(load(TINY, recipes.schema_of, [*sized(topology), *overrides]))
     return recipe, recipe.stages(parse_topology(topology).replicas)[0]
+
+
+def test_what_does_not_fit_has_its_exit_code(monkeypatch, tmp_path, capsys):
+    """The compiler's answer is given here: a step that is too large takes minutes."""
+    lowered = Lowered([], 1, 1, 12, 0, 1, 4)
+    too_large = Compiled(fits=False, needed_bytes=2**35, available_bytes=2**34)
+    monkeypatch.setattr(slice_plan, "plan_stage", lambda _, stage, __: slice_plan.StagePlan(stage, lowered, too_large))
+    monkeypatch.setattr(slice_plan, "plan_update", lambda *_: None)
+    path = tmp_path / "new" / "figures.json"
+    command = ["--config_file", str(TINY), "--topology", "v3:2x2", "--json", str(path), "--set", *sized("v3:2x2")]
+    assert aot.main([*command, "--sweep"]) == 1
+    printed = capsys.readouterr().out
+    assert "not even one example of a replica fits" in printed and "whole run: does not fit" in printed
+    assert aot.main(command) == 1
+    printed = capsys.readouterr().out
+    assert "fits        no: 32.00 of 16.00 GiB a core" in printed and "--sweep finds one" in printed
+    figures = json.loads(path.read_text())
+    assert (figures["fits"], figures["run"], figures["stages"][0]["costs"]) == (False, None, None)
 
 
 @pytest.mark.parametrize("limit, expected", [(8, (8, 4)), (32, (32, 1)), (31, (16, 2)), (1, (1, 32)), (0, None)])
