@@ -1,6 +1,7 @@
 """Lowers the training step of a config to StableHLO, the input of the compiler for a TPU, on any machine."""
 
 import contextlib
+import dataclasses
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ def _state_of(recipe, stage, telemetry=True):
     with strategies.precision(policy, strategy) as dtype:
         task = recipe.make_task()
         model = build_model(task, strategy, config.run.seed)
-        stages = [stage] if stage.schedule_number == stage.number else recipe.stages(stage.replicas, 1)
+        # A stage that goes on with another's schedule has all its numbers, too.
+        stages = [dataclasses.replace(stage, schedule_number=stage.number)]
         with strategy.scope():
             state = TrainState(
                 task, model, lambda schedule: make(schedule, telemetry=telemetry), stages, config.run.seed
