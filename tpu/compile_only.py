@@ -9,6 +9,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -43,7 +44,8 @@ def answer(request: dict) -> dict:
 
     Args:
         request: "module_path", "topology" as libtpu names it, "options" of the topology, "replicas", "aliases" as pairs
-            of an output and an argument, and "hlo_path".
+            of an output and an argument, "hlo_path", and "dump_path", the folder to which XLA_FLAGS let the
+            compiler write.
 
     Returns:
         The "outcome" and what belongs to it: "missing" and its "package"; "strange" (another jax than expected),
@@ -102,8 +104,15 @@ def answer(request: dict) -> dict:
             kind = "memory" if "RESOURCE_EXHAUSTED" in str(error) else "refused"
             return {"outcome": kind, "message": str(error), **_effort(start)}
     effort = _effort(start)
-    Path(request["hlo_path"]).write_text(executable.hlo_modules()[0].to_string(), encoding="utf-8")
-    memory, costs = executable.get_compiled_memory_stats(), executable.cost_analysis()
+    # As the compiler writes it, since a jax may not read the program of a newer libtpu. The step is the largest.
+    programs = Path(request["dump_path"]).glob("*.after_optimizations.txt")
+    shutil.move(max(programs, key=lambda path: path.stat().st_size), request["hlo_path"])
+    shutil.rmtree(request["dump_path"])
+    try:
+        costs = executable.cost_analysis()
+    except (refusal, RuntimeError):
+        costs = {}
+    memory = executable.get_compiled_memory_stats()
     return {
         "outcome": "compiled",
         "argument_bytes": memory.argument_size_in_bytes,

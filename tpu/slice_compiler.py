@@ -96,6 +96,7 @@ def compile_for(
             "replicas": topology.replicas,
             "aliases": [[int(output), int(argument)] for output, argument in aliases],
             "hlo_path": str(Path(hlo_path).absolute()),
+            "dump_path": _dump_path(folder),
             "outcome_path": str(outcome_path),
         }
         code = _run_child(request, _environment(topology, folder), log_path)
@@ -130,7 +131,12 @@ def _environment(topology: Topology, folder: str) -> dict[str, str]:
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
         "JAX_PLATFORMS": "cpu",
         "TPU_LOG_DIR": folder,
+        "XLA_FLAGS": f"--xla_dump_to={_dump_path(folder)} --xla_dump_hlo_as_text",
     }
+
+
+def _dump_path(folder: str) -> str:
+    return os.path.join(folder, "program")
 
 
 def _run_child(request: dict, environment: dict[str, str], log_path: Path) -> int:

@@ -40,6 +40,7 @@ def compile_all(modules, folder):
                 "replicas": topology.replicas,
                 "aliases": [],
                 "hlo_path": str(folder / f"{number}.hlo"),
+                "dump_path": slice_compiler._dump_path(str(folder)),
             }
         )
     (folder / "requests.json").write_text(json.dumps(requests))
