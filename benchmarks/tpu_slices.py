@@ -125,7 +125,7 @@ def plan(row):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         # An exit code of 1 may also mean that the run does not fit, which is a result.
         if not path.exists():
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+            raise RuntimeError(f"exit code {done.returncode}. {done.stderr.strip()[-500:]}")
         return json.loads(path.read_text())
 
 
