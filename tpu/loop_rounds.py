@@ -65,23 +65,18 @@ def _count(first: int, step: int, bound: int, direction: str) -> int | None:
 
 def _comparison(module: Module, condition: Computation):
     """What the condition compares: two constants or parts of the state, and how; None if it is not of this kind."""
-    root, scope, names = condition.root, condition, {}
-    while root.opcode in _IDENTITIES:
-        root = scope.instructions[root.operands[0]]
+    scope, names = condition, {}
+    root = _origin(scope, scope.root)
     if root.opcode == "fusion":
         names = dict(enumerate(root.operands))
         scope = module.computations[root.called("calls")]
-        root = scope.root
-        while root.opcode in _IDENTITIES:
-            root = scope.instructions[root.operands[0]]
+        root = _origin(scope, scope.root)
     if root.opcode != "compare":
         return None
     direction = root.called("direction")
 
     def resolve(name):
-        value = scope.instructions[name]
-        while value.opcode in _IDENTITIES:
-            value = scope.instructions[value.operands[0]]
+        value = _origin(scope, scope.instructions[name])
         if value.opcode == "parameter" and names:
             return _state(condition, names[int(value.literal)])
         return _state(scope, value.name)
@@ -90,14 +85,19 @@ def _comparison(module: Module, condition: Computation):
     return None if left is None or right is None else (left, right, direction)
 
 
+def _origin(computation: Computation, value: Instruction) -> Instruction:
+    """The value that others only pass on."""
+    while value.opcode in _IDENTITIES:
+        value = computation.instructions[value.operands[0]]
+    return value
+
+
 def _state(computation: Computation, name: str) -> "_Counter | int | None":
     """A constant, or the part of the loop's state, that a value of its condition is."""
     number = _number(computation, name)
     if number is not None:
         return number
-    value = computation.instructions[name]
-    while value.opcode in _IDENTITIES:
-        value = computation.instructions[value.operands[0]]
+    value = _origin(computation, computation.instructions[name])
     if value.opcode == "get-tuple-element" and computation.instructions[value.operands[0]].opcode == "parameter":
         return _Counter(value.numbers("index")[0])
     return None
@@ -105,9 +105,7 @@ def _state(computation: Computation, name: str) -> "_Counter | int | None":
 
 def _number(computation: Computation, name: str) -> int | None:
     """The whole number that a value is, or None."""
-    value = computation.instructions[name]
-    while value.opcode in _IDENTITIES:
-        value = computation.instructions[value.operands[0]]
+    value = _origin(computation, computation.instructions[name])
     if value.opcode != "constant":
         return None
     try:
@@ -130,9 +128,7 @@ def _step(body: Computation, index: int) -> int | None:
     """What the body adds to a part of the state, or None."""
     if body.root.opcode != "tuple":
         return None
-    value = body.instructions[body.root.operands[index]]
-    while value.opcode in _IDENTITIES:
-        value = body.instructions[value.operands[0]]
+    value = _origin(body, body.instructions[body.root.operands[index]])
     if value.opcode not in ("add", "subtract"):
         return None
     left, right = (_state(body, name) for name in value.operands)

@@ -73,17 +73,10 @@ def lower_step(recipe, stage, path):
         return _lower(step, (features,), state, path)
 
 
-def lower_update(recipe, stage, path, telemetry=False):
-    """Lowers the optimizer's update alone, given gradients that are already summed; see `lower_step`.
-
-    Args:
-        recipe: As in `lower_step`.
-        stage: As in `lower_step`.
-        path: As in `lower_step`.
-        telemetry: Whether trust ratios and norms are kept, which is done once in many updates; the compiler cannot tell
-            and would count it in all.
-    """
-    with _state_of(recipe, stage, telemetry) as (strategy, state, _):
+def lower_update(recipe, stage, path):
+    """Lowers the optimizer's update alone, given gradients that are already summed; see `lower_step`."""
+    # Telemetry reads more once in many updates; the compiler cannot tell, and would count it in all.
+    with _state_of(recipe, stage, telemetry=False) as (strategy, state, _):
         variables = state.model.trainable_variables
         gradients = [tf.TensorSpec(v.shape, tf.float32) for v in variables]
 

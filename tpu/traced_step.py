@@ -109,11 +109,6 @@ def place_of(operation):
     return f"{os.path.relpath(frame.filename)}:{frame.lineno}"
 
 
-def variables_in(graph):
-    """The names of the variables that were made in a graph or the functions it calls, a set."""
-    return {operation.name for operation, _ in operations(graph) if operation.type == "VarHandleOp"}
-
-
 def _functions_of(operation):
     for value in operation.node_def.attr.values():
         yield from (function.name for function in (value.func, *value.list.func) if function.name)
