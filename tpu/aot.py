@@ -13,7 +13,6 @@ import json
 import platform
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import roofline
@@ -21,6 +20,7 @@ import slice_report
 from atomic_file import atomic_path
 from config import ConfigError, RunError, add_arguments, load
 from device_loop import leave
+from host_facts import package_version
 from tpu_chips import parse_topology
 
 PACKAGES = ("tensorflow", "tf-models-official", "tf-lamb", "jax", "libtpu")
@@ -106,7 +106,7 @@ def plan(arguments):
         "run": total and dataclasses.asdict(total),
         "assumptions": roofline.ASSUMPTIONS,
         "seconds": time.monotonic() - begin,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES},
     }
     write(figures, path)
     print(f"figures: {path}")
@@ -128,13 +128,6 @@ def write(figures, path):
             f"The figures cannot be written: {error.strerror}. Received: --json {path}. Expected a file in a writable "
             "folder."
         ) from None
-
-
-def _version(name):
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

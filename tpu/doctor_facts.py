@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 
+from host_facts import free_memory_bytes, package_version
+
 PROBE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "doctor_probe.py")
 ANSWER = "doctor_probe:"
 PACKAGES = (
@@ -69,18 +71,6 @@ def is_address(place):
     return "://" in place
 
 
-def package_version(name):
-    """The version of an installed package, or None."""
-    try:
-        from importlib import metadata
-    except ImportError:  # Python 3.7 and older.
-        return None
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def is_importable(name):
     """Whether a module is there; it is not imported, so it may still be broken."""
     try:
@@ -102,23 +92,6 @@ def tpu_chips(folder="/sys/bus/pci/devices", accelerators="/dev/accel[0-9]*"):
     devices = glob.glob(os.path.join(folder, "*"))
     ids = [(read(os.path.join(device, "vendor")), read(os.path.join(device, "device"))) for device in devices]
     return sum(vendor == GOOGLE and device in TPUS for vendor, device in ids) or len(glob.glob(accelerators))
-
-
-def free_memory_bytes(meminfo="/proc/meminfo", cgroup="/sys/fs/cgroup"):
-    """The memory that a process may still take, which a container may limit; None where the system does not say."""
-    try:
-        with open(meminfo, encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file if ":" in line)
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-    try:
-        with open(os.path.join(cgroup, "memory.max"), encoding="ascii") as file:
-            limit = int(file.read())
-        with open(os.path.join(cgroup, "memory.current"), encoding="ascii") as file:
-            return max(0, min(free, limit - int(file.read())))
-    except (OSError, ValueError):  # No container, or one with "max".
-        return free
 
 
 def local_place(folder):

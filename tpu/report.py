@@ -2,13 +2,13 @@
 
 import platform
 import statistics
-from importlib import metadata
 
 from matplotlib.figure import Figure
 
 import training_history
 from atomic_file import atomic_path
 from config import CONFIG_NAME
+from host_facts import package_version
 from tf_lamb import telemetry
 
 # The packages whose versions a reader may want to know.
@@ -68,7 +68,7 @@ def _adapts(path):
 
 
 def _lines(folder, title, stages, strategy, results, rows, ratios):
-    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {package_version(name) or '(not installed as such)'}" for name in PACKAGES)
     yield f"# {title}"
     yield ""
     yield f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replicas; Python {platform.python_version()}, "
@@ -102,10 +102,3 @@ def _lines(folder, title, stages, strategy, results, rows, ratios):
     yield "```yaml"
     yield (folder / CONFIG_NAME).read_text(encoding="utf-8").rstrip()
     yield "```"
-
-
-def _version(name):
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "(not installed as such)"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import ConfigError, RunError
+from host_facts import free_memory_bytes
 from tpu_chips import Topology
 
 CHILD = Path(__file__).with_name("compile_only.py")
@@ -108,15 +109,13 @@ def compile_for(
 
 def check_host_memory() -> None:
     """Raises a `RunError` if this machine has too little free memory to start the compiler."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free_bytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
-        if free_bytes < LEAST_HOST_BYTES:
-            raise RunError(
-                "This machine has too little free memory for the TPU compiler. "
-                f"Received: {free_bytes / 2**30:.1f} GiB. "
-                f"Expected at least {LEAST_HOST_BYTES / 2**30:.0f} GiB, and several for a large model."
-            )
+    free_bytes = free_memory_bytes()
+    if free_bytes is not None and free_bytes < LEAST_HOST_BYTES:
+        raise RunError(
+            "This machine has too little free memory for the TPU compiler. "
+            f"Received: {free_bytes / 2**30:.1f} GiB. "
+            f"Expected at least {LEAST_HOST_BYTES / 2**30:.0f} GiB, and several for a large model."
+        )
 
 
 def _environment(topology: Topology, folder: str) -> dict[str, str]:

@@ -114,7 +114,8 @@ ALLOWED_IN_TPU = {
     "training_loop": {"checkpoints", "config", "device_loop", "train_state", "workers"}
     | {"atomic_file", "report", "run_config", "staged_folder", "training_history"},
     "smoke": {"config", "stages", "strategy", "training_loop"},
-    "report": {"atomic_file", "config", "training_history"},
+    "host_facts": set(),
+    "report": {"atomic_file", "config", "host_facts", "training_history"},
     "run_folder": {"checkpoints", "config", "vocabulary"},
     "initial_weights": {"config", "run_folder"},
     "squad_config": {"bert_config", "config", "run_config", "stages"},
@@ -150,7 +151,7 @@ ALLOWED_IN_TPU = {
         "train_state",
     },
     "tpu_chips": {"config"},
-    "slice_compiler": {"config", "tpu_chips"},
+    "slice_compiler": {"config", "host_facts", "tpu_chips"},
     "hlo_parser": set(),
     "loop_rounds": {"hlo_parser"},
     "hlo_text": {"hlo_parser", "loop_rounds"},
@@ -159,7 +160,7 @@ ALLOWED_IN_TPU = {
     | {"tpu_chips", "worker_pool"},
     "slice_report": {"roofline"},
     # facts -> findings; these import no package, and only the probe's questions import neighbours that do
-    "doctor_facts": set(),
+    "doctor_facts": {"host_facts"},
     "doctor_findings": set(),
     "doctor_machine": {"doctor_findings"},
     "doctor_software": {"doctor_findings"},

@@ -9,6 +9,7 @@ from doctor_cases import CPU, GIB, REMOTE, SETUP, changed, check
 import doctor_facts
 import doctor_findings
 import doctor_machine
+import host_facts
 from doctor_findings import NOTE, OK, PROBLEM, WARNING
 
 # For what is looked at: the machine, what is changed of it, and the status, the words and the fix that it must get.
@@ -180,12 +181,12 @@ def test_tpu_chips(tmp_path):
 def test_memory_is_also_what_a_container_leaves(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 100 kB\nMemAvailable:   50 kB\n")
-    assert doctor_facts.free_memory_bytes(str(meminfo), str(tmp_path)) == 50 * 1024
+    assert host_facts.free_memory_bytes(str(meminfo), str(tmp_path)) == 50 * 1024
     (tmp_path / "memory.current").write_text("20000\n")
     for limit, free in (("30000\n", 10000), ("max\n", 50 * 1024), ("10000\n", 0), ("99000000\n", 50 * 1024)):
         (tmp_path / "memory.max").write_text(limit)
-        assert doctor_facts.free_memory_bytes(str(meminfo), str(tmp_path)) == free
-    assert doctor_facts.free_memory_bytes(str(tmp_path / "none"), str(tmp_path)) is None
+        assert host_facts.free_memory_bytes(str(meminfo), str(tmp_path)) == free
+    assert host_facts.free_memory_bytes(str(tmp_path / "none"), str(tmp_path)) is None
 
 
 def test_a_folder_is_tried_and_left_as_it_was(tmp_path):
