@@ -43,13 +43,12 @@ def answer(request: dict) -> dict:
     """Compiles a module.
 
     Args:
-        request: "module_path", "topology" as libtpu names it, "options" of the topology, "replicas", "aliases" as pairs
-            of an output and an argument, "hlo_path", and "dump_path", the folder to which XLA_FLAGS let the
-            compiler write.
+        request: "module_path", "topology" as libtpu names it, "options" of the topology, "replicas", "hlo_path", and
+            "dump_path", the folder to which XLA_FLAGS let the compiler write.
 
     Returns:
         The "outcome" and what belongs to it: "missing" and its "package"; "strange" (another jax than expected),
-        "topology", "module", "aliases", "memory" or "refused", with a "message"; or "compiled", with the statistics.
+        "topology", "module", "memory" or "refused", with a "message"; or "compiled", with the statistics.
     """
     try:
         import jax
@@ -70,13 +69,9 @@ def answer(request: dict) -> dict:
     with make_ir_context() as context:
         try:
             module = ir.Module.parse(Path(request["module_path"]).read_bytes(), context)
-            function = _main_function(module)
         except (ir.MLIRError, ValueError) as error:
             return {"outcome": "module", "message": str(error)}
-        try:
-            prepare(module, function, request["aliases"], ir)
-        except ValueError as error:
-            return {"outcome": "aliases", "message": str(error)}
+        prepare(module, ir)
         try:
             devices = topologies.get_topology_desc(
                 platform="tpu", topology_name=request["topology"], **request["options"]
@@ -140,28 +135,13 @@ def _effort(start: float) -> dict:
     }
 
 
-def _main_function(module):
-    for operation in module.body.operations:
-        if "sym_name" in operation.attributes and operation.attributes["sym_name"].value == "main":
-            return operation
-    raise ValueError("no function main")
-
-
-def prepare(module, function, aliases, ir) -> None:
-    """Makes a module of TensorFlow one that libtpu takes, and whose aliases are those of the request alone.
+def prepare(module, ir) -> None:
+    """Removes the identities from a module of TensorFlow that libtpu does not know in their dialect.
 
     Args:
         module: An MLIR module, changed in place.
-        function: Its function main.
-        aliases: Pairs of the index of an output and that of the argument whose memory it takes over.
         ir: The `mlir.ir` that the module belongs to.
-
-    Raises:
-        ValueError: The pairs do not fit the module.
     """
-    # TensorFlow says which outputs may take over arguments; said twice, it is an error.
-    if "mhlo.input_output_alias" in module.operation.attributes:
-        del module.operation.attributes["mhlo.input_output_alias"]
     copies = []
 
     def collect(operation):
@@ -171,22 +151,8 @@ def prepare(module, function, aliases, ir) -> None:
 
     module.operation.walk(collect)
     for copy in copies:
-        # An identity, which libtpu does not know in this dialect.
         copy.results[0].replace_all_uses_with(copy.operands[0])
         copy.erase()
-    types = function.attributes["function_type"].value
-    old = function.attributes["arg_attrs"] if "arg_attrs" in function.attributes else [{}] * len(types.inputs)
-    arguments = [{entry.name: entry.attr for entry in named} if named else {} for named in old]
-    for output, argument in aliases:
-        if not (0 <= output < len(types.results) and 0 <= argument < len(types.inputs)):
-            raise ValueError(f"output {output} of {len(types.results)} and argument {argument} of {len(types.inputs)}")
-        if types.results[output] != types.inputs[argument]:
-            raise ValueError(
-                f"output {output} of {types.results[output]} cannot take over argument {argument} of "
-                f"{types.inputs[argument]}"
-            )
-        arguments[argument]["tf.aliasing_output"] = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), output)
-    function.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(named) for named in arguments])
 
 
 if __name__ == "__main__":

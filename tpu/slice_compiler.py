@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,15 +67,12 @@ class Compiled:
     peak_host_bytes: int = 0
 
 
-def compile_for(
-    module_path: str | Path, topology: Topology, aliases: Sequence[tuple[int, int]], hlo_path: str | Path
-) -> Compiled:
+def compile_for(module_path: str | Path, topology: Topology, hlo_path: str | Path) -> Compiled:
     """Compiles a module for every core of a slice, as replicas.
 
     Args:
         module_path: A local file of StableHLO, as `experimental_get_compiler_ir` gives it for "stablehlo_serialized".
         topology: The slice.
-        aliases: Pairs of an output of the module and the argument whose memory it takes over: updated variables.
         hlo_path: The local file for the scheduled HLO text; not written if the module does not fit.
 
     Returns:
@@ -95,7 +91,6 @@ def compile_for(
             # By itself, libtpu takes the two cores of a v4 chip for two devices; Cloud TPU has them as one.
             "options": {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {},
             "replicas": topology.replicas,
-            "aliases": [[int(output), int(argument)] for output, argument in aliases],
             "hlo_path": str(Path(hlo_path).absolute()),
             "dump_path": _dump_path(folder),
             "outcome_path": str(outcome_path),
@@ -205,10 +200,6 @@ def _judge(outcome: dict, topology: Topology) -> Compiled:
         raise ConfigError(
             f"The compiler cannot read the module. Received: {_first_line(message)!r}. "
             "Expected StableHLO of TensorFlow's, not newer than this jax."
-        )
-    if kind == "aliases":
-        raise ConfigError(
-            f"An output cannot take over an argument. Received: {message}. Expected pairs of one type and shape."
         )
     raise ConfigError(_refusal(message, topology))
 

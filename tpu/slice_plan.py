@@ -148,5 +148,5 @@ def _compile(lower, recipe, stage, topology):
                 lowered = pool.run_apart(lower, recipe, stage, module)
             except WorkerDied as error:
                 raise RunError(str(error)) from None
-        compiled = compile_for(module, topology, lowered.aliases, hlo)
+        compiled = compile_for(module, topology, hlo)
         return lowered, compiled, hlo.read_text(encoding="utf-8") if compiled.fits else ""

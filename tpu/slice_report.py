@@ -91,13 +91,12 @@ def largest(stage, found):
 def figures(plan):
     """A stage as a dictionary for JSON."""
     stage = plan.stage
-    lowered = {name: value for name, value in vars(plan.lowered).items() if name != "aliases"}
     return {
         "number": stage.number,
         "global_batch_size": stage.global_batch_size,
         "per_replica_batch_size": stage.per_replica_batch_size,
         "micro_batches": stage.micro_batches,
-        "lowered": lowered,
+        "lowered": dataclasses.asdict(plan.lowered),
         "compiled": dataclasses.asdict(plan.compiled),
         "costs": plan.costs and dataclasses.asdict(plan.costs),
         "time": plan.time and dataclasses.asdict(plan.time) | {"bound": plan.time.bound},

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager.polymorphic_function import compiler_ir
-from tensorflow.python.framework.auto_control_deps_utils import get_read_only_resource_input_indices_graph
 
 import strategy as strategies
 from atomic_file import atomic_path
@@ -31,7 +30,6 @@ class Lowered:
     """A step as a compiler takes it.
 
     Attributes:
-        aliases: Pairs of a result's index and an argument's: the variables, which a TPU updates in place.
         parameters: The trainable weights, a count.
         variables: The tensors that they are.
         state_bytes: The bytes of all variables: model, optimizer, metrics.
@@ -40,7 +38,6 @@ class Lowered:
         all_reduce_bytes: The bytes of these.
     """
 
-    aliases: list[tuple[int, int]]
     parameters: int
     variables: int
     state_bytes: int
@@ -118,16 +115,10 @@ def _lower(function, arguments, state, path):
         serialized = compiler_ir.from_concrete_function(concrete)(stage="stablehlo_serialized")
     with atomic_path(Path(path)) as unfinished:
         unfinished.write_bytes(serialized)
-    # The results are the variables that the step assigns to, in the order of the arguments.
-    read_only = set(get_read_only_resource_input_indices_graph(graph))
-    assigned = [
-        index for index, tensor in enumerate(graph.inputs) if tensor.dtype == tf.resource and index not in read_only
-    ]
     sums = collectives(graph)
     trainable = state.model.trainable_variables
     variables = concrete.variables
     return Lowered(
-        aliases=list(enumerate(assigned)),
         parameters=int(sum(np.prod(v.shape) for v in trainable)),
         variables=len(trainable),
         state_bytes=int(sum(np.prod(v.shape) * v.dtype.size for v in variables)),

@@ -38,7 +38,6 @@ def compile_all(modules, folder):
                 "topology": name,
                 "options": {"chip_config_name": "megacore"} if name.startswith("v4") else {},
                 "replicas": topology.replicas,
-                "aliases": [],
                 "hlo_path": str(folder / f"{number}.hlo"),
                 "dump_path": slice_compiler._dump_path(str(folder)),
             }

@@ -140,7 +140,7 @@ def recipe_and_stage(*overrides, topology="v3:2x2"):
 
 def test_what_does_not_fit_has_its_exit_code(monkeypatch, tmp_path, capsys):
     """The compiler's answer is given here: a step that is too large takes minutes."""
-    lowered = Lowered([], 1, 1, 12, 0, 1, 4)
+    lowered = Lowered(1, 1, 12, 0, 1, 4)
     too_large = Compiled(fits=False, needed_bytes=2**35, available_bytes=2**34)
     monkeypatch.setattr(slice_plan, "plan_stage", lambda _, stage, __: slice_plan.StagePlan(stage, lowered, too_large))
     monkeypatch.setattr(slice_plan, "plan_update", lambda *_: None)

@@ -18,7 +18,7 @@ from image_manifest import FORMAT_VERSION, STANDARD, ImageFile, Manifest, Settin
 
 ROOT = Path(__file__).parents[2]
 DOCTOR = ROOT / "tpu" / "doctor.py"
-OF_DOCTOR = sorted((ROOT / "tpu").glob("doctor*.py"))
+OF_DOCTOR = [*sorted((ROOT / "tpu").glob("doctor*.py")), ROOT / "tpu" / "host_facts.py"]
 
 
 def start(*arguments, python=sys.executable, packages=None, **environment):
