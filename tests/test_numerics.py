@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from tolerances import RELATIVE_L2
 
 import tf_lamb
 from tf_lamb import core, rounding, state
@@ -214,7 +215,8 @@ def test_norms_of_1e8_elements(compile_):
     )
     tensor = ops.convert_to_tensor(x)
     del x
-    assert float(run(core.norm)(tensor)) == pytest.approx(np.sqrt(squares), rel=1e-6)
+    # XLA of TensorFlow 2.21 adds longer runs than before: 1.2e-6 was measured, and 6e-8 with 2.19 and 2.20.
+    assert float(run(core.norm)(tensor)) == pytest.approx(np.sqrt(squares), rel=RELATIVE_L2["float32", "cpu"])
 
 
 def test_a_missing_gradient_is_warned_of_once(recwarn):
