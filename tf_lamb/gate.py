@@ -54,6 +54,25 @@ def accumulate(gradients, accumulators, last, steps):
     return means, present
 
 
+def overwrite(gradients, states, ends, applied):
+    """Assigns the gradients of float8 scales; as in Keras, the largest of a cycle when accumulating.
+
+    Args:
+        gradients: A list of arrays, None for the variables that are not overwritten.
+        states: Their `VariableState`s.
+        ends: Whether the cycle ends, as `decide` says.
+        applied: Whether an update is applied, as `decide` says.
+    """
+    for g, state in zip(gradients, states, strict=True):
+        if g is None:
+            continue
+        if state.accumulator is not None:
+            g = ops.maximum(ops.cast(state.accumulator, g.dtype), g)
+            state.accumulator.assign(ops.where(ends, 0.0, g))
+        value = ops.convert_to_tensor(state.value)
+        state.value.assign(ops.cast(masked(applied, g, value), value.dtype))
+
+
 def decide(shared, finite, accumulation_steps):
     """Counts this call, and decides whether it ends a cycle and whether the cycle ends in an update.
 

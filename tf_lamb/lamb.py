@@ -47,6 +47,11 @@ class LambUpdate:
         self.bias_correction, self.nesterov = bias_correction, nesterov
         self.decay_inside_ratio = decay_inside_ratio
 
+    @property
+    def takes_adam_steps(self):
+        """Whether the base update is Adam's step plus the decayed weight."""
+        return not self.nesterov and self.decay_inside_ratio
+
     def step_scalars(self, t):
         """For each beta the denominators of the bias correction at t and t + 1, and a factor of the step."""
         betas = (self.beta_1, self.beta_2)

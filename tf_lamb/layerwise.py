@@ -10,7 +10,7 @@ from tf_lamb.update import LayerwiseUpdate
 
 BACKEND = keras.backend.backend()
 if BACKEND == "tensorflow":
-    from tf_lamb import replicas
+    from tf_lamb import in_place, replicas
 elif BACKEND == "torch":
     import torch
 
@@ -51,7 +51,9 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
         telemetry: Whether the update writes `statistics()`.
         telemetry_every_steps: An integer >= 1: how often the global gradient norm is taken if clipping does not.
         jit_compile: `"auto"` or True: on the TensorFlow backend the update of all variables is one XLA computation per
-            replica, part of the training step where that is compiled itself. False: plain TensorFlow operations.
+            replica, part of the training step where that is compiled itself. With `"auto"` LAMB takes in-place kernels
+            instead where all variables are float32 on CPUs; see `tf_lamb.in_place` for which options it can. False:
+            plain TensorFlow operations.
         plan: Only for `from_config`: the resolved lists of the optimizer that was saved.
         **kwargs: The other options of `keras.optimizers.Optimizer`: `name`, `clipnorm`, `global_clipnorm` and
             `clipvalue`, which clip the gradients after they are summed over replicas; `use_ema`, `ema_momentum`,
@@ -77,7 +79,9 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
         self.use_ema, self.gradient_accumulation_steps = use_ema, accumulation_steps
         self._build_state(self._trainable_variables)
         if BACKEND == "tensorflow":
-            self._replica_update = replicas.ReplicaUpdate(self._update_variables, self._options.jit_compile)
+            states = self._variable_states(self._trainable_variables, native)
+            better = in_place.choose(self, self._trainable_variables, states)
+            self._replica_update = replicas.ReplicaUpdate(self._update_variables, self._options.jit_compile, better)
 
     def _add_variable(self, shape, dtype, name, initial_value):
         initializer = keras.initializers.Constant(initial_value)

@@ -1,4 +1,4 @@
-"""The update on TensorFlow: gradients summed over replicas, then one compiled computation per replica.
+"""The update on TensorFlow: gradients summed over replicas, then one function call per replica, compiled by XLA or not.
 
 Both the Keras 3 and the tf_keras optimizers run through here. Only this file knows of `tf.distribute` and of XLA.
 """
@@ -79,19 +79,22 @@ def refuse_keras_loss_scale_optimizer(dynamic_loss_scale):
 
 
 class ReplicaUpdate:
-    """Runs an update of all variables on every replica, as one XLA computation each.
+    """Runs an update of all variables on every replica, as one call of a function each.
 
     Args:
         update: A function of `(gradients, states, shared, learning_rate)` that assigns to the variables in the nested
             structures `states` and `shared`.
         jit_compile: Whether to compile. Where the caller's own step is compiled already, the update becomes a part
             of that and nothing is compiled here.
+        in_place: A function that does the same without XLA, and better than it, elsewhere; None if there is none.
     """
 
-    def __init__(self, update, jit_compile):
+    def __init__(self, update, jit_compile, in_place=None):
         # Within a caller's function AutoGraph would rewrite all of the library's Python, to no use.
         self._update = tf.autograph.experimental.do_not_convert(update)
-        self._compiled = tf.function(update, jit_compile=bool(jit_compile), autograph=False)
+        self._compiled = tf.function(
+            in_place or update, jit_compile=bool(jit_compile) and in_place is None, autograph=False
+        )
 
     @property
     def tracing_count(self):

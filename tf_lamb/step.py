@@ -29,7 +29,7 @@ class Step:
             self._rounding_to(stored_as, name in stochastic_slots) for name, stored_as in slot_dtypes.items()
         ]
 
-    def trust(self, w, update, denominator=None, coefficient=1.0):
+    def trust(self, w, update, denominator=None, coefficient=1.0, norm=None):
         """The trust ratio of an update, 1 for an excluded variable.
 
         Args:
@@ -37,13 +37,15 @@ class Step:
             update: What its norm is compared with: the update, or LARS's gradient.
             denominator: A function of the two norms that gives what phi(||w||) is divided by; by default ||update||.
             coefficient: A Python float, LARS's trust coefficient.
+            norm: What takes a norm; by default that of the options.
 
         Returns:
             A `core.Trust`, without norms for an excluded variable when nobody asks for them.
         """
         if not self.rule.adapted and not self._options.telemetry:
             return core.Trust(1.0, None, None)
-        weight_norm, update_norm = self._norm(w), self._norm(update)
+        norm = norm or self._norm
+        weight_norm, update_norm = norm(w), norm(update)
         if not self.rule.adapted:
             return core.Trust(1.0, weight_norm, update_norm)
         return core.trust_ratio(

@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
 
 import tensorflow as tf
 
-from tf_lamb import replicas
+from tf_lamb import in_place, replicas
 from tf_lamb.lamb import LambUpdate
 from tf_lamb.lars import LarsUpdate
 from tf_lamb.normalized_sgd import NormalizedSgdUpdate
@@ -62,7 +62,8 @@ class LayerwiseOptimizer(LayerwiseUpdate, _RatedOptimizer):
         self._build_index_dict(var_list)
         self._model_variables = self._no_dependency(list(var_list))
         self._build_state(var_list)
-        self._replica_update = replicas.ReplicaUpdate(self._update_variables, self._options.jit_compile)
+        better = in_place.choose(self, var_list, self._variable_states(var_list, _without_autocast))
+        self._replica_update = replicas.ReplicaUpdate(self._update_variables, self._options.jit_compile, better)
         self._built = True
 
     def _add_variable(self, shape, dtype, name, initial_value):

@@ -2,7 +2,8 @@
 
     gradients -> gate (unscale, accumulate, skip) -> clip -> base update x trust ratio -> constraint -> average
 
-On TensorFlow all of this is one compiled computation per replica; see `tf_lamb.replicas`.
+On TensorFlow all of this is one function per replica, compiled by XLA or with the kernels of `tf_lamb.in_place`; see
+`tf_lamb.replicas`.
 """
 
 import warnings
@@ -25,6 +26,8 @@ class LayerwiseUpdate:
     slot_names = ()
     # The slots whose rounding to bfloat16 is stochastic.
     stochastic_slots = ()
+    # Whether the base update is Adam's step plus the decayed weight.
+    takes_adam_steps = False
 
     def __init__(
         self,
@@ -209,7 +212,7 @@ class LayerwiseUpdate:
         statistics = self._statistics and {name: native(each) for name, each in self._statistics.items()}
         return SharedState(native(self._iterations), *(native(each) for each in counters), statistics)
 
-    def _update_variables(self, gradients, states, shared, learning_rate):
+    def _update_variables(self, gradients, states, shared, learning_rate, update_all=None):
         """Assigns new values to variables and their state.
 
         Args:
@@ -217,6 +220,7 @@ class LayerwiseUpdate:
             states: For each variable a `VariableState` of anything with `assign`.
             shared: A `SharedState` of the same.
             learning_rate: A scalar.
+            update_all: What updates all variables at once, an `in_place.InPlaceUpdate`; None: one after the other.
         """
         overwriting = [g if rule.overwritten else None for rule, g in zip(self._plan, gradients, strict=True)]
         gradients = [None if rule.overwritten else g for rule, g in zip(self._plan, gradients, strict=True)]
@@ -224,7 +228,7 @@ class LayerwiseUpdate:
             gradients = gate.unscale(gradients, shared.loss_scale)
         finite = gate.all_finite(gradients) if self.skips else None
         ends, applied = gate.decide(shared, finite, self.gradient_accumulation_steps)
-        self._overwrite(overwriting, states, ends, applied)
+        gate.overwrite(overwriting, states, ends, applied)
         in_cycle = [None] * len(states)
         if self.gradient_accumulation_steps:
             accumulators = [
@@ -236,7 +240,7 @@ class LayerwiseUpdate:
         present = [g for g in gradients if g is not None]
         clipped, gradient_norm, any_clipped = self._clip(present)
         remaining = iter(clipped)
-        scalars, trusts = {}, []
+        scalars, tasks = {}, []
         for position, (rule, gradient, state) in enumerate(zip(self._plan, gradients, states, strict=True)):
             if rule.overwritten:
                 continue
@@ -246,17 +250,21 @@ class LayerwiseUpdate:
             slot_dtypes = {name: slot.dtype for name, slot in zip(self.slot_names, state.slots, strict=True)}
             step = Step(rule, position, t, dtype, self._options, slot_dtypes, self.stochastic_slots)
             gradient = None if gradient is None else next(remaining)
-            trust = self._update_one(step, state, gradient, scalars[dtype], applied, in_cycle[position])
-            trusts.append((rule, trust))
+            tasks.append((step, state, gradient, scalars[dtype], in_cycle[position]))
+        if update_all is None:
+            trusts = [self._update_one(*task, applied) for task in tasks]
+        else:
+            trusts = update_all(tasks, applied)
 
         if shared.loss_scale is not None:
             gate.adjust_loss_scale(shared, ends, applied, self._options.dynamic_growth_steps)
         if shared.statistics is not None:
             every = self._options.telemetry_every_steps
+            trusts = [(step.rule, trust) for (step, *_), trust in zip(tasks, trusts, strict=True)]
             telemetry.record(shared.statistics, trusts, present, gradient_norm, any_clipped, t, every, applied)
         shared.iterations.assign(gate.masked(applied, t, shared.iterations))
 
-    def _update_one(self, step, state, gradient, scalars, applied, in_cycle):
+    def _update_one(self, step, state, gradient, scalars, in_cycle, applied):
         """Updates one variable and its state; returns its `core.Trust`, or None.
 
         Without a gradient, or where `in_cycle` says that its cycle had none, only the average goes on.
@@ -299,17 +307,6 @@ class LayerwiseUpdate:
         """What a variable gets in the end: its average, in its own dtype, or itself where no update was made yet."""
         value = ops.convert_to_tensor(variable)
         return ops.where(ops.equal(self._iterations, 0), value, ops.cast(average, value.dtype))
-
-    def _overwrite(self, gradients, states, ends, applied):
-        """Assigns the gradients of float8 scales; as in Keras, the largest of a cycle when accumulating."""
-        for g, state in zip(gradients, states, strict=True):
-            if g is None:
-                continue
-            if state.accumulator is not None:
-                g = ops.maximum(ops.cast(state.accumulator, g.dtype), g)
-                state.accumulator.assign(ops.where(ends, 0.0, g))
-            value = ops.convert_to_tensor(state.value)
-            state.value.assign(ops.cast(gate.masked(applied, g, value), value.dtype))
 
     def _clip(self, gradients):
         """The clipped gradients, their norm before if it is known, and whether any was clipped; None if unknown."""

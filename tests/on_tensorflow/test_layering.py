@@ -30,11 +30,13 @@ ALLOWED_IN_LIBRARY = {
         f"tf_lamb.state.{n}"
         for n in ("SharedState", "VariableState", "compute_dtype", "storage_dtype", "variable_path")
     },
-    "layerwise": {"contextlib", "keras", "keras.ops", "torch", "tf_lamb.replicas"} | FACE,
+    "in_place": {"functools", "numpy", "tensorflow", "tensorflow.python.eager.context", "tf_lamb.core"},
+    "layerwise": {"contextlib", "keras", "keras.ops", "torch", "tf_lamb.in_place", "tf_lamb.replicas"} | FACE,
     "lamb": {"keras", "tf_lamb.schedules"} | BASE_UPDATE,
     "lars": {"keras"} | BASE_UPDATE,
     "normalized_sgd": {"keras", "tf_lamb.layerwise.LayerwiseOptimizer"},
-    "tf_keras": {"keras", "tensorflow", "tf_keras", "tf_lamb.replicas", "tf_lamb.state.storage_dtype"}
+    "tf_keras": {"keras", "tensorflow", "tf_keras", "tf_lamb.in_place", "tf_lamb.replicas"}
+    | {"tf_lamb.state.storage_dtype"}
     | {"tf_lamb.lamb.LambUpdate", "tf_lamb.lars.LarsUpdate", "tf_lamb.normalized_sgd.NormalizedSgdUpdate"}
     | FACE,
     "model_garden": {"dataclasses", "tf_lamb.tf_keras.LAMB", "tf_lamb.tf_keras.LARS"}

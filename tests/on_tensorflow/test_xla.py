@@ -25,10 +25,13 @@ def test_later_steps_retrace_nothing_on_two_replicas(face, two_replicas):
     assert optimizer._replica_update.tracing_count <= 2
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", True, False])
-def test_all_variables_are_one_xla_computation(jit_compile):
+@pytest.mark.parametrize(
+    ("jit_compile", "options"), [("auto", {"nesterov": "m"}), (True, {}), (False, {})], ids=["auto", "True", "False"]
+)
+def test_all_variables_are_one_xla_computation(jit_compile, options):
+    """Where `"auto"` leaves LAMB to XLA; test_in_place.py has the rest."""
     variables = [keras.Variable([1.0, 2.0], name="a"), keras.Variable([[3.0]], name="b")]
-    optimizer = tf_lamb.LAMB(0.1, global_clipnorm=1.0, jit_compile=jit_compile)
+    optimizer = tf_lamb.LAMB(0.1, global_clipnorm=1.0, jit_compile=jit_compile, **options)
     optimizer.build(variables)
 
     @tf.function
