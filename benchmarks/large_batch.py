@@ -21,8 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from machine import ROOT, describe_machine
 from tqdm import tqdm
+
+from machine import ROOT, describe_machine
 
 sys.path.insert(0, str(ROOT / "tpu"))
 PACKAGES = ("tensorflow", "tf-models-official", "tf_keras", "scikit-learn", "numpy")

@@ -15,8 +15,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from machine import ROOT, describe_machine
 from tqdm import tqdm
+
+from machine import ROOT, describe_machine
 
 sys.path.insert(0, str(ROOT / "tpu"))
 from atomic_file import atomic_path  # noqa: E402

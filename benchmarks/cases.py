@@ -1,0 +1,53 @@
+"""What every benchmark of `make bench` says: its options, its tables, its file of figures."""
+
+import json
+import os
+from pathlib import Path
+
+from machine import describe_machine, print_machine
+
+
+def add_arguments(parser):
+    """Adds the options that all have."""
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller models")
+    parser.add_argument("--json", type=Path, help="the file for the figures")
+
+
+def make(title, unit, rows, missing, load):
+    """A table of one case, printed as soon as it is there.
+
+    Args:
+        title: What was measured.
+        unit: Of the values.
+        rows: Dictionaries, as `interleaved.summarize` gives them; those of other benchmarks may lack the range.
+        missing: A dictionary of what was not measured to the reason.
+        load: The `interleaved.OtherLoad` while it was measured.
+
+    Returns:
+        A dictionary for JSON.
+    """
+    print(f"\n{title}\n{'':38} {unit:>9} {'spread':>7} {'ratio':>7}")
+    for row in rows:
+        span = f"{row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}" if "lowest_ratio" in row else ""
+        print(f"{row['name']:38} {row['value']:9.4g} {row['spread']:7.1%} {row['ratio']:7.3f}  {span}")
+    for name, reason in missing.items():
+        print(f"{name:38} not run: {reason}")
+    if load.note():
+        print(load.note(), flush=True)
+    return {"title": title, "unit": unit, "rows": rows, "missing": missing, "other_load_cores": load.cores}
+
+
+def finish(name, packages, measured, arguments):
+    """Prints the machine, and writes the figures if a file is named.
+
+    Args:
+        name: Of the benchmark.
+        packages: The packages whose versions matter.
+        measured: A list of what `make` gave.
+        arguments: The command line.
+    """
+    facts = describe_machine(len(os.sched_getaffinity(0)), packages)
+    print_machine(facts, packages)
+    if arguments.json:
+        figures = {"benchmark": name, "quick": arguments.quick, "machine": facts, "cases": measured}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")

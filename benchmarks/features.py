@@ -1,0 +1,94 @@
+"""Times what the features of the optimizer add to a plain update: telemetry, skipping, clipping, masters and others.
+
+    python benchmarks/features.py [--models BERT-base] [--json FILE]
+
+A ratio is to the plain update, both called from Python and with the same gradients. Telemetry takes the global
+gradient norm only once in `telemetry_every_steps` updates, and so many updates are one call here. Accumulation over
+four calls is one call here, too, and is compared with one plain update: three calls only add.
+"""
+
+import argparse
+import functools
+import gc
+import os
+import sys
+from pathlib import Path
+
+import cases
+from interleaved import OtherLoad, summarize, time_in_turns
+from model_shapes import MODELS
+
+PACKAGES = ("tensorflow", "keras")
+PLAIN = "plain update"
+TELEMETRY_EVERY = 10
+ACCUMULATED = 4
+# For each feature: the options, the dtype of the variables, the calls that are timed as one.
+FEATURES = {
+    "telemetry": ({"telemetry": True, "telemetry_every_steps": TELEMETRY_EVERY}, "float32"),
+    "skip_nonfinite": ({"skip_nonfinite": True}, "float32"),
+    "dynamic_loss_scale": ({"dynamic_loss_scale": True}, "float32"),
+    "global_clipnorm": ({"global_clipnorm": 1.0}, "float32"),
+    "clipnorm": ({"clipnorm": 1.0}, "float32"),
+    "use_ema": ({"use_ema": True}, "float32"),
+    "bfloat16 moments": ({"moment_dtype": "bfloat16"}, "float32"),
+    "bfloat16 variables": ({}, "bfloat16"),
+    "bfloat16 variables with master_weights": ({"master_weights": True}, "bfloat16"),
+    f"gradient_accumulation_steps={ACCUMULATED}": ({"gradient_accumulation_steps": ACCUMULATED}, "float32"),
+}
+
+
+def main():
+    """Times every feature on every model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["BERT-base"], help="(default: BERT-base)")
+    parser.add_argument("--rounds", type=int, default=5, help="how many rounds (default: 5)")
+    cases.add_arguments(parser)
+    arguments = parser.parse_args()
+    models, rounds = (["BERT-tiny"], 3) if arguments.quick else (arguments.models, arguments.rounds)
+    measured = []
+    for model in models:
+        # In pairs with the plain update: all at once would not fit into memory.
+        rows, cores = [], 0.0
+        for feature, (options, dtype) in FEATURES.items():
+            with OtherLoad() as load:
+                pair = measure(MODELS[model](), feature, options, dtype, rounds)
+            rows += pair[bool(rows) :]
+            cores = max(cores, load.cores or 0.0)
+            gc.collect()
+        load.cores = cores
+        measured.append(cases.make(f"features on {model}", "seconds", rows, {}, load))
+    cases.finish("features", PACKAGES, measured, arguments)
+
+
+def measure(shapes, feature, options, dtype, rounds):
+    """The rows of the plain update and of a feature."""
+    import contenders
+    import tf_lamb
+
+    weights, gradients = contenders.arrays(shapes)
+    plain = contenders.tensorflow_step(contenders.keras_apply(tf_lamb.LAMB, weights), gradients)
+    make = functools.partial(tf_lamb.LAMB, **options)
+    with_it = contenders.tensorflow_step(contenders.keras_apply(make, weights, dtype), gradients, dtype=dtype)
+    calls = TELEMETRY_EVERY if "telemetry" in options else options.get("gradient_accumulation_steps", 1)
+    plain_calls = TELEMETRY_EVERY if "telemetry" in options else 1
+    return summarize(
+        time_in_turns({PLAIN: repeated(plain, plain_calls), feature: repeated(with_it, calls)}, rounds), PLAIN
+    )
+
+
+def repeated(step, times):
+    """A function that calls another so often."""
+
+    def steps():
+        for _ in range(times):
+            step()
+
+    return steps
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Counts and times what comes before the first update: nodes of the traced graph, tracing, compiling.
+
+    python benchmarks/first_step.py [--json FILE]
+
+For a model of 400 small variables, and each in a process of its own: nodes a variable in the graph of a training step
+that only updates, with the functions it calls; seconds to trace it, and seconds of its first call less those of its
+second. A ratio is to tf_lamb of the same kind.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cases
+from interleaved import OtherLoad
+
+PACKAGES = ("tensorflow", "keras", "tf-models-official")
+VARIABLES = 400
+KINDS = ("tf_lamb", "keras Lamb", "Model Garden LAMB")
+COMPILED = {"in a tf.function": False, "in an XLA step": True}
+
+
+def main():
+    """Measures every optimizer in processes of their own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="how many processes of each (default: 3)")
+    parser.add_argument("--one", nargs=2, metavar=("NAME", "COMPILED"), help=argparse.SUPPRESS)
+    cases.add_arguments(parser)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one[0], arguments.one[1] == "True")))
+        return
+    measured = []
+    for where, compiled in COMPILED.items():
+        answers = {name: [] for name in KINDS}
+        with OtherLoad() as load:
+            for _ in range(1 if arguments.quick else arguments.rounds):
+                for name in KINDS:
+                    answers[name].append(ask(name, compiled))
+        for quantity in ("nodes a variable", "seconds to trace", "seconds of the first call"):
+            rows = [row(name, [answer[quantity] for answer in answers[name]]) for name in KINDS]
+            for each in rows:
+                each["ratio"] = each["value"] / rows[0]["value"]
+            measured.append(cases.make(f"{quantity}, {VARIABLES} variables, {where}", quantity, rows, {}, load))
+    cases.finish("first_step", PACKAGES, measured, arguments)
+
+
+def ask(name, compiled):
+    """What a process of its own answers."""
+    command = [sys.executable, __file__, "--one", name, str(compiled)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(name, values):
+    """A row of a table: the median, and how far apart the values are."""
+    median = statistics.median(values)
+    return {"name": name, "value": median, "spread": (max(values) - min(values)) / median}
+
+
+def measure(name, compiled):
+    """Traces and runs a step twice."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import contenders
+    import tf_lamb
+
+    weights = [np.full((2, 3), 0.1, "float32")] * VARIABLES
+    make = {"tf_lamb": tf_lamb.LAMB, "keras Lamb": keras.optimizers.Lamb}
+    garden = name not in make
+    apply = contenders.model_garden_apply(weights) if garden else contenders.keras_apply(make[name], weights)
+    gradients = [tf.constant(w) for w in weights]
+    step = tf.function(apply, jit_compile=compiled, autograph=False)
+    begin = time.perf_counter()
+    concrete = step.get_concrete_function(gradients)
+    traced = time.perf_counter()
+    step(gradients)
+    first = time.perf_counter()
+    step(gradients)
+    second = time.perf_counter()
+    graph = concrete.graph.as_graph_def()
+    nodes = len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
+    return {
+        "nodes a variable": nodes / VARIABLES,
+        "seconds to trace": traced - begin,
+        "seconds of the first call": (first - traced) - (second - first),
+    }
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.exit(main())

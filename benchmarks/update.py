@@ -1,0 +1,110 @@
+"""Times one update of all variables of a model, nothing else: LAMB of this package, its peers and a floor in C.
+
+    python benchmarks/update.py [--models BERT-base ResNet-50] [--moments float32 bfloat16] [--json FILE]
+
+The gradients are there, and the same for all. A ratio is to the floor: two passes over the memory in C with all cores,
+ten words a parameter (seven with bfloat16 moments); without a C compiler it is to this package in one XLA computation.
+Only this package has bfloat16 moments.
+"""
+
+import argparse
+import functools
+import gc
+import os
+import sys
+from pathlib import Path
+
+import cases
+from interleaved import OtherLoad, summarize, time_in_turns
+from model_shapes import MODELS
+
+PACKAGES = ("tensorflow", "keras", "tf-models-official", "jax", "optax", "torch", "torch-optimizer")
+FLOOR, OURS, GRAPH, XLA = "floor in C", "tf_lamb", "in a tf.function", "in an XLA step"
+ROUNDS = {"BERT-tiny": 200, "BERT-base": 15, "BERT-large": 7, "ResNet-50": 40}
+# Those that take seconds a step.
+SLOW = ("keras Lamb",)
+# As many as fit into 24 GB beside each other, with three copies of 1.3 GB each and the gradients.
+OF_LARGE = (FLOOR, OURS, f"{OURS}, {XLA}", f"keras Lamb, {XLA}")
+
+
+def makers(moments):
+    """A dictionary of names to functions of weights and gradients that make a step; see contenders.py."""
+    import keras
+
+    import contenders
+    import floor
+    import tf_lamb
+
+    own = functools.partial(tf_lamb.LAMB, **({} if moments == "float32" else {"moment_dtype": moments}))
+    adam, lamb = contenders.adam_apply, keras.optimizers.Lamb
+
+    def step(apply, compiled=None):
+        return lambda weights, gradients: contenders.tensorflow_step(apply(weights), gradients, compiled)
+
+    def of_keras(make):
+        return lambda weights: contenders.keras_apply(make, weights)
+
+    ours = {
+        FLOOR: lambda weights, gradients: floor.make_step(weights, gradients, moments, **contenders.OPTIONS)[0],
+        OURS: step(of_keras(own)),
+        f"{OURS}, {GRAPH}": step(of_keras(own), compiled=False),
+        f"{OURS}, {XLA}": step(of_keras(own), compiled=True),
+    }
+    if moments != "float32":
+        return ours
+    return ours | {
+        f"keras Lamb, {XLA}": step(of_keras(lamb), compiled=True),
+        f"keras Lamb, {GRAPH}": step(of_keras(lamb), compiled=False),
+        "keras Lamb": step(of_keras(lamb)),
+        f"Model Garden LAMB, {GRAPH}": step(contenders.model_garden_apply, compiled=False),
+        "optax.lamb, jitted": contenders.optax_lamb,
+        "torch_optimizer Lamb": contenders.torch_optimizer_lamb,
+        f"keras Adam, {XLA}": step(adam, compiled=True),
+    }
+
+
+def main():
+    """Times every model with every kind of moments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(default: all)")
+    parser.add_argument("--moments", nargs="+", choices=("float32", "bfloat16"), default=("float32", "bfloat16"))
+    cases.add_arguments(parser)
+    arguments = parser.parse_args()
+    models = [name for name in arguments.models if not arguments.quick or name in ("BERT-tiny", "ResNet-50")]
+    measured = []
+    for model in models:
+        for moments in arguments.moments:
+            rounds = max(3, ROUNDS[model] // (4 if arguments.quick else 1))
+            with OtherLoad() as load:
+                rows, missing = measure(model, moments, rounds)
+            measured.append(cases.make(f"update of {model}, {moments} moments", "seconds", rows, missing, load))
+    cases.finish("update", PACKAGES, measured, arguments)
+
+
+def measure(model, moments, rounds):
+    """The rows of a model, and why others have none."""
+    from contenders import arrays
+
+    weights, gradients = arrays(MODELS[model]())
+    steps, missing = {}, {}
+    for name, make in makers(moments).items():
+        if model == "BERT-large" and name not in OF_LARGE:
+            continue
+        try:
+            steps[name] = make(weights, gradients)
+        except (ImportError, RuntimeError) as error:
+            missing[name] = str(error)
+    base = FLOOR if FLOOR in steps else f"{OURS}, {XLA}"
+    rows = summarize(time_in_turns(steps, rounds, seldom=SLOW), base)
+    del steps
+    gc.collect()
+    return rows, missing
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.exit(main())
