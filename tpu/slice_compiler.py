@@ -85,16 +85,7 @@ def compile_for(module_path: str | Path, topology: Topology, hlo_path: str | Pat
     check_host_memory()
     with tempfile.TemporaryDirectory() as folder:
         outcome_path, log_path = Path(folder, "outcome.json"), Path(folder, "log.txt")
-        request = {
-            "module_path": str(Path(module_path).absolute()),
-            "topology": topology.name,
-            # By itself, libtpu takes the two cores of a v4 chip for two devices; Cloud TPU has them as one.
-            "options": {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {},
-            "replicas": topology.replicas,
-            "hlo_path": str(Path(hlo_path).absolute()),
-            "dump_path": _dump_path(folder),
-            "outcome_path": str(outcome_path),
-        }
+        request = _request(module_path, topology, hlo_path, folder) | {"outcome_path": str(outcome_path)}
         code = _run_child(request, _environment(topology, folder), log_path)
         if not outcome_path.exists():
             raise _crash(code, log_path.read_text(encoding="utf-8", errors="replace"), topology)
@@ -111,6 +102,18 @@ def check_host_memory() -> None:
             f"Received: {free_bytes / 2**30:.1f} GiB. "
             f"Expected at least {LEAST_HOST_BYTES / 2**30:.0f} GiB, and several for a large model."
         )
+
+
+def _request(module_path: str | Path, topology: Topology, hlo_path: str | Path, folder: str) -> dict:
+    return {
+        "module_path": str(Path(module_path).absolute()),
+        "topology": topology.name,
+        # By itself, libtpu takes the two cores of a v4 chip for two devices; Cloud TPU has them as one.
+        "options": {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {},
+        "replicas": topology.replicas,
+        "hlo_path": str(Path(hlo_path).absolute()),
+        "dump_path": _dump_path(folder),
+    }
 
 
 def _environment(topology: Topology, folder: str) -> dict[str, str]:

@@ -33,14 +33,7 @@ def compile_all(modules, folder):
         topology = parse_topology(name)
         (folder / f"{number}.mlir").write_text(text)
         requests.append(
-            {
-                "module_path": str(folder / f"{number}.mlir"),
-                "topology": name,
-                "options": {"chip_config_name": "megacore"} if name.startswith("v4") else {},
-                "replicas": topology.replicas,
-                "hlo_path": str(folder / f"{number}.hlo"),
-                "dump_path": slice_compiler._dump_path(str(folder)),
-            }
+            slice_compiler._request(folder / f"{number}.mlir", topology, folder / f"{number}.hlo", str(folder))
         )
     (folder / "requests.json").write_text(json.dumps(requests))
     subprocess.run(
