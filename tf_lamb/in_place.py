@@ -57,34 +57,37 @@ def choose(optimizer, variables, states):
     )
     if not suits:
         return None
-    return functools.partial(optimizer._update_variables, update_all=InPlaceUpdate(optimizer, optimizer._update_one))
+    return functools.partial(optimizer._update_variables, update_all=InPlaceUpdate(optimizer))
 
 
 class InPlaceUpdate:
     """Updates the variables of an optimizer that `choose` finds fit for it.
 
     Args:
-        optimizer: A LAMB, of either Keras.
-        update_one: What updates a variable without a gradient, or with a part of its cycle's.
+        optimizer: A LAMB, of either Keras. It updates, by itself, variables without a gradient or with a part of
+            their cycle's.
     """
 
-    def __init__(self, optimizer, update_one):
-        self._optimizer, self._update_one = optimizer, update_one
+    def __init__(self, optimizer):
+        self._optimizer = optimizer
 
     def __call__(self, tasks, applied):
         """Updates all variables.
 
         Args:
-            tasks: For each variable the arguments of `update_one`: its `Step`, its `VariableState`, its gradient, the
-                pair of its rate and scalars, and whether its cycle had a gradient.
+            tasks: For each variable the arguments of `LayerwiseUpdate._update_one`: its `Step`, its `VariableState`,
+                its gradient, the pair of its rate and scalars, and whether its cycle had a gradient.
             applied: Whether the update counts, a boolean scalar, or None: always.
 
         Returns:
             For each variable its `core.Trust`, or None.
         """
-        own = [i for i, (_, _, gradient, _, in_cycle) in enumerate(tasks) if gradient is not None and in_cycle is None]
-        trusts = [None if i in own else self._update_one(*task, applied) for i, task in enumerate(tasks)]
-        shown = []
+        own, trusts, shown = [], [None] * len(tasks), []
+        for i, (_, _, gradient, _, in_cycle) in enumerate(tasks):
+            if gradient is not None and in_cycle is None:
+                own.append(i)
+            else:
+                trusts[i] = self._optimizer._update_one(*tasks[i], applied)
 
         def update():
             found = self._update_in_chains([tasks[i] for i in own])
