@@ -2,9 +2,25 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
-from machine import describe_machine, print_machine
+from machine import ROOT, describe_machine, print_machine
+
+
+def run(main):
+    """Runs a benchmark from the command line, on CPUs and with this checkout's package.
+
+    Args:
+        main: A function without arguments. It has to import Keras and TensorFlow itself.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # Threads that wait for the next call of one contender must not keep the cores from another.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())
 
 
 def add_arguments(parser):

@@ -10,9 +10,6 @@ four calls is one call here, too, and is compared with one plain update: three c
 import argparse
 import functools
 import gc
-import os
-import sys
-from pathlib import Path
 
 import cases
 from interleaved import OtherLoad, summarize, time_in_turns
@@ -22,7 +19,7 @@ PACKAGES = ("tensorflow", "keras")
 PLAIN = "plain update"
 TELEMETRY_EVERY = 10
 ACCUMULATED = 4
-# For each feature: the options, the dtype of the variables, the calls that are timed as one.
+# For each feature: the options, and the dtype of the variables.
 FEATURES = {
     "telemetry": ({"telemetry": True, "telemetry_every_steps": TELEMETRY_EVERY}, "float32"),
     "skip_nonfinite": ({"skip_nonfinite": True}, "float32"),
@@ -47,15 +44,13 @@ def main():
     models, rounds = (["BERT-tiny"], 3) if arguments.quick else (arguments.models, arguments.rounds)
     measured = []
     for model in models:
-        # In pairs with the plain update: all at once would not fit into memory.
-        rows, cores = [], 0.0
-        for feature, (options, dtype) in FEATURES.items():
-            with OtherLoad() as load:
+        rows = []
+        with OtherLoad() as load:
+            # In pairs with the plain update: all at once would not fit into memory.
+            for feature, (options, dtype) in FEATURES.items():
                 pair = measure(MODELS[model](), feature, options, dtype, rounds)
-            rows += pair[bool(rows) :]
-            cores = max(cores, load.cores or 0.0)
-            gc.collect()
-        load.cores = cores
+                rows += pair[bool(rows) :]
+                gc.collect()
         measured.append(cases.make(f"features on {model}", "seconds", rows, {}, load))
     cases.finish("features", PACKAGES, measured, arguments)
 
@@ -69,8 +64,8 @@ def measure(shapes, feature, options, dtype, rounds):
     plain = contenders.tensorflow_step(contenders.keras_apply(tf_lamb.LAMB, weights), gradients)
     make = functools.partial(tf_lamb.LAMB, **options)
     with_it = contenders.tensorflow_step(contenders.keras_apply(make, weights, dtype), gradients, dtype=dtype)
-    calls = TELEMETRY_EVERY if "telemetry" in options else options.get("gradient_accumulation_steps", 1)
-    plain_calls = TELEMETRY_EVERY if "telemetry" in options else 1
+    plain_calls = options.get("telemetry_every_steps", 1)
+    calls = plain_calls * options.get("gradient_accumulation_steps", 1)
     return summarize(
         time_in_turns({PLAIN: repeated(plain, plain_calls), feature: repeated(with_it, calls)}, rounds), PLAIN
     )
@@ -87,8 +82,4 @@ def repeated(step, times):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    sys.exit(main())
+    cases.run(main)

@@ -9,12 +9,10 @@ second. A ratio is to tf_lamb of the same kind.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cases
 from interleaved import OtherLoad
@@ -97,8 +95,4 @@ def measure(name, compiled):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    sys.exit(main())
+    cases.run(main)

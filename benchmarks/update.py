@@ -10,9 +10,6 @@ Only this package has bfloat16 moments.
 import argparse
 import functools
 import gc
-import os
-import sys
-from pathlib import Path
 
 import cases
 from interleaved import OtherLoad, summarize, time_in_turns
@@ -102,9 +99,4 @@ def measure(model, moments, rounds):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    sys.exit(main())
+    cases.run(main)
