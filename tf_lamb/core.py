@@ -128,7 +128,8 @@ def trust_ratio(
     """
     both = ops.logical_and(weight_norm > 0, update_norm > 0)
     phi = bounded(weight_norm, weight_norm_bounds)
-    ratio = coefficient * phi / ops.where(both, update_norm if denominator is None else denominator, 1.0)
+    scaled = phi if coefficient == 1.0 else coefficient * phi
+    ratio = scaled / ops.where(both, update_norm if denominator is None else denominator, 1.0)
     bounded_ratio = bounded(ratio, trust_ratio_bounds)
     hit = None
     if weight_norm_bounds or trust_ratio_bounds:

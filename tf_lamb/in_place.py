@@ -131,7 +131,10 @@ class InPlaceUpdate:
         # Numerator and denominator of (4), both times the root of what v is a multiple of.
         root = tf.sqrt(v_scale)
         adam = {"beta1": rounded[0], "beta2": rounded[1], "lr": root / m_scale, "epsilon": root * optimizer.epsilon}
-        return adam, learning_rate
+        # Powers of beta of 0 turn the kernel's own bias correction off.
+        adam |= {"beta1_power": 0.0, "beta2_power": 0.0}
+        # Tensors, or every variable would make its own.
+        return {name: tf.convert_to_tensor(value, tf.float32) for name, value in adam.items()}, learning_rate
 
 
 class _Chain:
@@ -159,9 +162,7 @@ class _Chain:
             # Times a zero, too: a constant would not wait for its turn.
             decay = tf.raw_ops.AssignVariableOp(resource=scratch, value=w * -weight_decay)
         with tf.control_dependencies([decay]):
-            # Powers of beta of 0 turn the kernel's own bias correction off.
-            powers = {"beta1_power": 0.0, "beta2_power": 0.0}
-            moved = tf.raw_ops.ResourceApplyAdam(var=scratch, m=m, v=v, grad=gradient, **powers, **adam)
+            moved = tf.raw_ops.ResourceApplyAdam(var=scratch, m=m, v=v, grad=gradient, **adam)
         with tf.control_dependencies([moved]):
             negative = tf.raw_ops.ReadVariableOp(resource=scratch, dtype=tf.float32)
         trust = step.trust(w, negative, norm=_norm)
