@@ -224,7 +224,7 @@ def test_skipped_batches_are_those_that_were_read_before(small, skip_steps):
 
 def test_the_command_is_interrupted_and_goes_on(small, tmp_path):
     """One virtual replica in a process of its own; SIGINT while the first checkpoint is written."""
-    more = ["stages.0.steps=2000", "run.checkpoint_every_steps=1000", "run.steps_per_loop=10"]
+    more = ["stages.0.steps=600", "run.checkpoint_every_steps=300", "run.steps_per_loop=10"]
     command = [sys.executable, train_bert.__file__, "--cpu_replicas", "1", *arguments(small, tmp_path), *more]
     environment = {**os.environ, "PYTHONPATH": str(TINY.parents[2])}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -236,11 +236,11 @@ def test_the_command_is_interrupted_and_goes_on(small, tmp_path):
     assert "interrupted; the same command continues from the newest checkpoint." in errors
     assert "stopping after this loop" in errors and "Traceback" not in errors
     step = saved_updates(tmp_path / "run")
-    assert 0 < step < 2000 and step % 1000, "A checkpoint of the interrupt itself."
+    assert 0 < step < 600 and step % 300, "A checkpoint of the interrupt itself."
 
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert f"step {step} of 2002" in finished.stdout
+    assert f"step {step} of 602" in finished.stdout
     assert "held-out masked-LM accuracy" in finished.stdout and "unigram baseline" in finished.stdout
 
 
