@@ -5,7 +5,6 @@ outcome goes as JSON into the file that the request names. The child ends when i
 closed, so that it never outlives its parent.
 """
 
-import io
 import json
 import os
 import resource
@@ -87,12 +86,8 @@ def answer(request: dict) -> dict:
         compile_options.num_replicas, compile_options.num_partitions = replicas, 1
         compile_options.device_assignment = make_assignment(np.arange(replicas).reshape(replicas, 1))
         start = time.monotonic()
-        compile_module = devices[0].client.compile
         try:
-            try:
-                executable = compile_module(module, make_list(tuple(devices)), compile_options)
-            except TypeError:  # The jax of Python 3.10 takes the module as bytes.
-                executable = compile_module(_bytecode(module), make_list(tuple(devices)), compile_options)
+            executable = devices[0].client.compile(module, make_list(tuple(devices)), compile_options)
         except TypeError as error:
             return {"outcome": "strange", "message": str(error), "version": jax.__version__}
         except (refusal, RuntimeError) as error:
@@ -119,12 +114,6 @@ def answer(request: dict) -> dict:
         "xla_bytes_accessed": costs.get("bytes accessed", 0.0),
         **effort,
     }
-
-
-def _bytecode(module) -> bytes:
-    file = io.BytesIO()
-    module.operation.write_bytecode(file)
-    return file.getvalue()
 
 
 def _effort(start: float) -> dict:

@@ -234,7 +234,7 @@ def compiler(facts):
     if has_tpu_wheel(facts):
         return  # There libtpu is TensorFlow's own.
     if missing:
-        fix = "`python -m pip install '.[aot]'` to use tpu/aot.py; nothing else needs it"
+        fix = "`python -m pip install '.[aot]'`, with Python 3.11 or newer, to use tpu/aot.py; nothing else needs it"
         yield Finding(NOTE, "compiling for TPUs", "no {}".format(" and no ".join(missing)), fix)
     else:
         versions = "jax {} and libtpu {}, for tpu/aot.py".format(*(facts["packages"][n] for n in ("jax", "libtpu")))

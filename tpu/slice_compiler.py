@@ -20,7 +20,7 @@ from host_facts import free_memory_bytes
 from tpu_chips import Topology
 
 CHILD = Path(__file__).with_name("compile_only.py")
-INSTALL = "pip install 'tf-lamb[aot]'"
+INSTALL = "pip install 'tf-lamb[aot]', with Python 3.11 or newer"
 # JAX and libtpu alone take this much host memory; the least with which a start makes sense.
 LEAST_HOST_BYTES = 2**30
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
