@@ -1,6 +1,7 @@
 """Tokenizes a text into a `TokenStore`, one part of the text after the other, in several processes."""
 
 import array
+import io
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -61,15 +62,18 @@ def tokenize_unit(task: UnitTask) -> None:
             document_lengths.append(len(sentence_lengths) - sentences_before)
     vocab_size = len(word_piece.vocabulary)
     ids = np.array(tokens, np.uint32)
-    with atomic_path(task.path) as unfinished, unfinished.open("wb") as file:
-        np.savez(
-            file,
-            sizes=np.array([len(ids), len(sentence_lengths), len(document_lengths)]),
-            tokens=ids.astype(np.uint16 if vocab_size <= 1 << 16 else np.uint32),
-            sentence_lengths=np.array(sentence_lengths, np.int64),
-            document_lengths=np.array(document_lengths, np.int64),
-            token_counts=np.bincount(ids, minlength=vocab_size),
-        )
+    # In memory first: on a full disk, NumPy's writer would say so at its end once more, with a traceback.
+    content = io.BytesIO()
+    np.savez(
+        content,
+        sizes=np.array([len(ids), len(sentence_lengths), len(document_lengths)]),
+        tokens=ids.astype(np.uint16 if vocab_size <= 1 << 16 else np.uint32),
+        sentence_lengths=np.array(sentence_lengths, np.int64),
+        document_lengths=np.array(document_lengths, np.int64),
+        token_counts=np.bincount(ids, minlength=vocab_size),
+    )
+    with atomic_path(task.path) as unfinished:
+        unfinished.write_bytes(content.getbuffer())
     data_files.write_record(data_files.DataFile(**data_files.describe(task.path)), record_path)
 
 

@@ -103,7 +103,20 @@ def test_words_of_every_character(both, request):
 
 
 @pytest.mark.model_garden
-@pytest.mark.parametrize("text", ["c" * 101, "ΑΣ", "a\u061db"], ids=["long word", "final sigma", "new punctuation"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("c" * 101, id="long word"),
+        pytest.param("ΑΣ", id="final sigma"),
+        pytest.param(
+            "a\u061db",
+            id="new punctuation",
+            marks=pytest.mark.skipif(
+                unicodedata.category("\u061d") == "Cn", reason="this Python's Unicode is as old as that of tokenizers"
+            ),
+        ),
+    ],
+)
 def test_the_ready_made_tokenizer_differs(both, vocabulary, text):
     """What the docstring lists; the test fails when a difference is gone."""
     ours, reference = both
