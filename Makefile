@@ -6,6 +6,7 @@
 #   make coverage the tests of the library, with every branch of the optimizers counted
 #   make matrix   the tests on several versions of Python, Keras and TensorFlow; installs them all
 #   make matrix-row ROW=3.10:3.12.4:2.19.1   one of them; matrix-install only installs it
+#   make bench    every benchmark, against peers; make bench QUICK=1 in some five minutes
 #   make docs     the documentation, into build/docs
 #   make lint     ruff: format and check
 #
@@ -38,7 +39,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 COMPILING_QUICKLY := XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=tensorflow
 ON_EVERY_BACKEND := $(addprefix --ignore=tests/,on_tensorflow configs scripts)
 
-.PHONY: train train-resnet test coverage matrix matrix-row matrix-install docs lint format clean
+.PHONY: train train-resnet test coverage matrix matrix-row matrix-install bench docs lint format clean
 
 train: $(VENV)/.models
 	$(RUN_PYTHON) tpu/python_docs.py --output_dir $(TEXT)
@@ -106,6 +107,9 @@ matrix-install:
 	$(ROW_INSTALL) 'pip>=23.1'
 	$(ROW_INSTALL) --constraint $(ROW_VENV)/constraints.txt --editable $(ROW_PACKAGES)
 	$(ROW_INSTALL) --constraint $(ROW_VENV)/constraints.txt --no-deps timm
+
+bench: $(VENV)/.test
+	$(RUN_PYTHON) benchmarks/bench.py $(if $(QUICK),--quick)
 
 docs: $(VENV)/.docs
 	$(VENV)/bin/sphinx-build -q -W --keep-going docs build/docs

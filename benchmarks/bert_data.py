@@ -1,32 +1,31 @@
 """Times tpu/prepare_bert_data.py against tf-models-official's create_pretraining_data on the same text and vocabulary.
 
-    .venv/bin/python benchmarks/bert_data.py [--text FILE] [--rounds 5] [--json FILE]
+    python benchmarks/bert_data.py [--text FILE] [--rounds 5] [--json FILE]
 
 What is timed, for both: from a text with one sentence a line, blank lines between documents, and a vocabulary, to
 TFRecord files of examples of 128 tokens and at most 20 predictions, by a fresh process once it has imported what it
 needs. Ours is the command itself, with checksums, manifest and the start of more processes, less the time of the same
 command with --help. Model Garden's is `create_training_instances` and `write_instance_to_example_files`, called as
-its own main calls them; it has no option to use more than one process. The seconds of start-up, most of them for
-TensorFlow in Model Garden's case, are given apart.
+its own main calls them; it has no option to use more than one process.
 
-The default text is the documentation in the sources of CPython and TensorFlow, a million words. Rounds are
-interleaved, so that a load on the machine meets all; a ratio is that of the medians, and its range that of single
-rounds. Before the clock starts, the token ids of both are compared on every sentence.
+The default text is the documentation in the sources of CPython and TensorFlow, a million words. A ratio is to Model
+Garden. Before the clock starts, the token ids of both are compared on every sentence.
 """
 
 import argparse
 import json
 import os
 import random
-import statistics
-import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
 from pathlib import Path
 
-from machine import ROOT, describe_machine, print_machine
+import cases
+import child
+from interleaved import OtherLoad, summarize
+from machine import ROOT
 
 sys.path.insert(0, str(ROOT / "tpu"))
 COMMAND = ROOT / "tpu" / "prepare_bert_data.py"
@@ -44,7 +43,7 @@ stages:
 
 
 def main():
-    """Runs the rounds and prints a table."""
+    """Times the rounds."""
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, help="a text with blank lines between documents (default: documentation)")
@@ -52,40 +51,30 @@ def main():
     parser.add_argument("--dupe_factor", type=int, default=5, help="how often a document is masked anew (default: 5)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed (default: 5)")
     parser.add_argument("--processes", type=int, default=cores, help="beside one process (default: one for each core)")
-    parser.add_argument("--json", type=Path, help="a file for the results")
     parser.add_argument("--model_garden_in", type=Path, help=argparse.SUPPRESS)
+    cases.add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.model_garden_in:
         print(json.dumps(run_model_garden(arguments.model_garden_in, arguments.dupe_factor)))
         return
-
-    with tempfile.TemporaryDirectory() as folder:
+    rounds, dupe_factor = (1, 1) if arguments.quick else (arguments.rounds, arguments.dupe_factor)
+    with tempfile.TemporaryDirectory() as folder, OtherLoad() as load:
         folder = Path(folder)
-        facts = make_inputs(folder, arguments.text, arguments.vocab_size, arguments.dupe_factor)
-        processes = sorted({1, arguments.processes})
-        rounds, start_ups = [], {THEIRS: [], OURS: []}
-        for number in range(arguments.rounds):
-            theirs = time_model_garden(folder, arguments.dupe_factor)
+        note = make_inputs(folder, arguments.text, arguments.vocab_size, dupe_factor)
+        seconds = {THEIRS: []} | {ours(count): [] for count in sorted({1, arguments.processes})}
+        for _ in range(rounds):
+            theirs = time_model_garden(folder, dupe_factor)
+            if not theirs["same_ids"]:
+                raise RuntimeError("The token ids of Model Garden differ from ours.")
+            seconds[THEIRS].append(theirs["seconds"])
             start_up = time_command("--help")
-            seconds = {THEIRS: theirs["seconds"]}
-            for count in processes:
-                seconds[ours(count)] = time_ours(folder, count) - start_up
-            rounds.append(seconds)
-            start_ups[THEIRS].append(theirs["start_up_seconds"])
-            start_ups[OURS].append(start_up)
-            print(f"round {number + 1}: " + ", ".join(f"{name} {s:.2f} s" for name, s in seconds.items()), flush=True)
-        facts |= {"examples": count_examples(folder), "examples_model_garden": theirs["examples"]}
-        facts["model_garden_same_ids"] = theirs["same_ids"]
-        facts["start_up_seconds"] = {name: statistics.median(seconds) for name, seconds in start_ups.items()}
-    results = {
-        **describe_machine(cores, PACKAGES),
-        **facts,
-        "rounds": rounds,
-        "table": summarize(rounds, facts["sentences"]),
-    }
-    print_report(results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+            for count in sorted({1, arguments.processes}):
+                seconds[ours(count)].append(time_ours(folder, count) - start_up)
+        note += (
+            f"; {count_examples(folder):,} examples, Model Garden's {theirs['examples']:,}, with the same token ids."
+        )
+    measured = [cases.make("examples for BERT", "seconds", summarize(seconds, THEIRS), {}, load, note)]
+    cases.finish("bert_data", PACKAGES, measured, arguments)
 
 
 def ours(processes):
@@ -97,7 +86,11 @@ def ours(processes):
 
 
 def make_inputs(folder, text, vocab_size, dupe_factor):
-    """Writes a sentence-split text, a vocabulary learned from it, a config and a held-out text of two words."""
+    """Writes a sentence-split text, a vocabulary learned from it, a config and a held-out text of two words.
+
+    Returns:
+        What the text is, in words.
+    """
     import text_files
     import vocabulary
     import wordpiece
@@ -115,14 +108,11 @@ def make_inputs(folder, text, vocab_size, dupe_factor):
     (folder / "config.yaml").write_text(CONFIG.format(vocab_size=len(learned), dupe_factor=dupe_factor))
     lines = [sentence for document in sentences for sentence in document]
     words = sum(len(sentence.split()) for sentence in lines)
-    return {
-        "text": str(text) if text else "the documentation of CPython and TensorFlow",
-        "documents": len(documents),
-        "sentences": len(lines),
-        "words": words,
-        "vocab_size": len(learned),
-        "dupe_factor": dupe_factor,
-    }
+    source = text or "The documentation of CPython and TensorFlow"
+    return (
+        f"{source}: {len(documents):,} documents, {len(lines):,} sentences, {words:,} words; a vocabulary of "
+        f"{len(learned):,}; each document masked {dupe_factor} times"
+    )
 
 
 def documentation():
@@ -144,13 +134,13 @@ def time_ours(folder, processes):
         path.unlink()
     inputs = ["--config_file", folder / "config.yaml", "--train_text", folder / "text"]
     inputs += ["--held_out_text", folder / "held_out", "--sentence_per_line", "--vocab_file", folder / "vocab.txt"]
-    return time_command(*inputs, "--output_dir", output_dir, "--processes", str(processes))
+    return time_command(*inputs, "--output_dir", output_dir, "--processes", processes)
 
 
 def time_command(*arguments):
     """The seconds from the start of our command to its end."""
     begun = time.perf_counter()
-    subprocess.run([sys.executable, COMMAND, *arguments], check=True, stdout=subprocess.DEVNULL)
+    child.run(COMMAND, *arguments)
     return time.perf_counter() - begun
 
 
@@ -166,19 +156,14 @@ def count_examples(folder):
 
 def time_model_garden(folder, dupe_factor):
     """What `run_model_garden` gives, in a fresh process."""
-    command = [sys.executable, __file__, "--model_garden_in", folder, "--dupe_factor", str(dupe_factor)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, check=True, capture_output=True, env=environment)
-    return json.loads(result.stdout.splitlines()[-1])
+    return child.ask(__file__, "--model_garden_in", folder, "--dupe_factor", dupe_factor)
 
 
 def run_model_garden(folder, dupe_factor):
     """Does what the main of `create_pretraining_data` does, with a clock."""
-    begun = time.perf_counter()
     from official.nlp.data import create_pretraining_data as theirs
     from official.nlp.tools import tokenization
 
-    start_up_seconds = time.perf_counter() - begun
     tokenizer = tokenization.FullTokenizer(vocab_file=str(folder / "vocab.txt"), do_lower_case=True)
     same_ids = compare_ids(folder, tokenizer)
 
@@ -199,13 +184,7 @@ def run_model_garden(folder, dupe_factor):
     theirs.write_instance_to_example_files(
         instances, tokenizer, SEQ_LENGTH, MAX_PREDICTIONS, files, gzip_compress=False, use_v2_feature_names=True
     )
-    seconds = time.perf_counter() - begun
-    return {
-        "seconds": seconds,
-        "start_up_seconds": start_up_seconds,
-        "examples": len(instances),
-        "same_ids": same_ids,
-    }
+    return {"seconds": time.perf_counter() - begun, "examples": len(instances), "same_ids": same_ids}
 
 
 def compare_ids(folder, tokenizer):
@@ -219,50 +198,5 @@ def compare_ids(folder, tokenizer):
     return all(word_piece.token_ids(line) == ids for line, ids in zip(lines, theirs, strict=True))
 
 
-# --- the report ---
-
-
-def summarize(rounds, sentences):
-    """A row for each: median seconds, sentences per second, and the ratio to Model Garden's with its range."""
-    rows = []
-    theirs = statistics.median(seconds[THEIRS] for seconds in rounds)
-    for name in rounds[0]:
-        median = statistics.median(seconds[name] for seconds in rounds)
-        ratios = [seconds[THEIRS] / seconds[name] for seconds in rounds]
-        rows.append(
-            {
-                "name": name,
-                "seconds": median,
-                "sentences_per_second": sentences / median,
-                "ratio": theirs / median,
-                "lowest_ratio": min(ratios),
-                "highest_ratio": max(ratios),
-            }
-        )
-    return rows
-
-
-def print_report(results):
-    """Prints the facts and the table."""
-    print_machine(results, PACKAGES)
-    print(
-        f"text: {results['text']}, {results['documents']:,} documents, {results['sentences']:,} sentences, "
-        f"{results['words']:,} words; vocabulary of {results['vocab_size']:,}; each document masked "
-        f"{results['dupe_factor']} times"
-    )
-    print(
-        f"examples: {results['examples']:,}, Model Garden's {results['examples_model_garden']:,}; token ids "
-        f"{'identical' if results['model_garden_same_ids'] else 'DIFFERENT'}"
-    )
-    start_ups = (f"{name} {seconds:.1f} s" for name, seconds in results["start_up_seconds"].items())
-    print(f"start-up, not counted below: {', '.join(start_ups)}")
-    print(f"\n{'':32} {'seconds':>8} {'sentences/s':>12} {'ratio':>7}  range")
-    for row in results["table"]:
-        print(
-            f"{row['name']:32} {row['seconds']:8.2f} {row['sentences_per_second']:12,.0f} {row['ratio']:7.1f}  "
-            f"{row['lowest_ratio']:.1f} to {row['highest_ratio']:.1f}"
-        )
-
-
 if __name__ == "__main__":
-    main()
+    cases.run(main)

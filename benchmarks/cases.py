@@ -8,17 +8,20 @@ from pathlib import Path
 from machine import ROOT, describe_machine, print_machine
 
 
-def run(main):
-    """Runs a benchmark from the command line, on CPUs and with this checkout's package.
+def run(main, backend="tensorflow", devices=""):
+    """Runs a benchmark from the command line, with this checkout's package.
 
     Args:
         main: A function without arguments. It has to import Keras and TensorFlow itself.
+        backend: Of Keras.
+        devices: The GPUs to see: by default none; None for those that the environment says.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["KERAS_BACKEND"] = backend
     # Threads that wait for the next call of one contender must not keep the cores from another.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices
     sys.path.insert(0, str(ROOT))
     sys.exit(main())
 
@@ -29,7 +32,7 @@ def add_arguments(parser):
     parser.add_argument("--json", type=Path, help="the file for the figures")
 
 
-def make(title, unit, rows, missing, load):
+def make(title, unit, rows, missing, load, note=None):
     """A table of one case, printed as soon as it is there.
 
     Args:
@@ -38,6 +41,7 @@ def make(title, unit, rows, missing, load):
         rows: Dictionaries, as `interleaved.summarize` gives them; those of other benchmarks may lack the range.
         missing: A dictionary of what was not measured to the reason.
         load: The `interleaved.OtherLoad` while it was measured.
+        note: A sentence on what was measured.
 
     Returns:
         A dictionary for JSON.
@@ -48,9 +52,10 @@ def make(title, unit, rows, missing, load):
         print(f"{row['name']:38} {row['value']:9.4g} {row['spread']:7.1%} {row['ratio']:7.3f}  {span}")
     for name, reason in missing.items():
         print(f"{name:38} not run: {reason}")
-    if load.note():
-        print(load.note(), flush=True)
-    return {"title": title, "unit": unit, "rows": rows, "missing": missing, "other_load_cores": load.cores}
+    for line in filter(None, (note, load.note())):
+        print(line, flush=True)
+    case = {"title": title, "unit": unit, "rows": rows, "missing": missing, "note": note}
+    return case | {"other_load_cores": load.cores}
 
 
 def finish(name, packages, measured, arguments):

@@ -10,11 +10,10 @@ second. A ratio is to tf_lamb of the same kind.
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 
 import cases
+import child
 from interleaved import OtherLoad
 
 PACKAGES = ("tensorflow", "keras", "tf-models-official")
@@ -39,22 +38,13 @@ def main():
         with OtherLoad() as load:
             for _ in range(1 if arguments.quick else arguments.rounds):
                 for name in KINDS:
-                    answers[name].append(ask(name, compiled))
+                    answers[name].append(child.ask(__file__, "--one", name, compiled))
         for quantity in ("nodes a variable", "seconds to trace", "seconds of the first call"):
             rows = [row(name, [answer[quantity] for answer in answers[name]]) for name in KINDS]
             for each in rows:
                 each["ratio"] = each["value"] / rows[0]["value"]
             measured.append(cases.make(f"{quantity}, {VARIABLES} variables, {where}", quantity, rows, {}, load))
     cases.finish("first_step", PACKAGES, measured, arguments)
-
-
-def ask(name, compiled):
-    """What a process of its own answers."""
-    command = [sys.executable, __file__, "--one", name, str(compiled)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def row(name, values):

@@ -1,28 +1,27 @@
 """Times the input of tpu/train_resnet.py against tf-models-official's own ImageNet input, on the same files.
 
-    .venv/bin/python benchmarks/imagenet_input.py [--data_dir DATA] [--rounds 5] [--json FILE]
+    python benchmarks/imagenet_input.py [--data_dir DATA] [--rounds 5] [--json FILE]
 
-What is timed, for both: images a second out of the training dataset, decoded, cropped, mirrored, resized to 224 and
-normalized, in batches of 64, one dataset at a time. Model Garden's is `ImageClassificationTask.build_inputs` with the
+What is timed, for both: batches of 64 images out of the training dataset, decoded, cropped, mirrored, resized to 224
+and normalized, one dataset at a time. Model Garden's is `ImageClassificationTask.build_inputs` with the
 options of its ResNet experiment for ImageNet, and as large a buffer to shuffle as ours. Ours keeps the draws a function
 of seed, epoch and image, so that a run can go on where it was; Model Garden's draws anew.
 
 The default images are crops of scikit-learn's two photographs, with the sizes and the quality that ImageNet's have on
-average (some 500 x 375 pixels, 110 kB). Rounds are interleaved, so that a load on the machine meets both; a ratio is
-that of the medians, and its range that of single rounds.
+average (some 500 x 375 pixels, 110 kB). A ratio is to Model Garden.
 """
 
 import argparse
 import io
-import json
-import os
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from machine import ROOT, describe_machine, print_machine
+import cases
+from interleaved import OtherLoad, summarize
+from machine import ROOT
 
 sys.path.insert(0, str(ROOT / "tpu"))
 PACKAGES = ("tensorflow", "tf-models-official", "numpy")
@@ -33,29 +32,23 @@ IMAGES, SHARDS, QUALITY = 1000, 8, 98
 
 
 def main():
-    """Makes the images, times rounds of each, and prints the table."""
+    """Makes the images, and times rounds of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, help="a folder of prepare_imagenet.py (default: made images)")
     parser.add_argument("--rounds", type=int, default=5, help="how many rounds (default: 5)")
     parser.add_argument("--batches", type=int, default=60, help="the batches of a round (default: 60)")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    cases.add_arguments(parser)
     arguments = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-    with tempfile.TemporaryDirectory() as folder:
+    rounds = 2 if arguments.quick else arguments.rounds
+    with tempfile.TemporaryDirectory() as folder, OtherLoad() as load:
         data_dir = arguments.data_dir or make_images(Path(folder))
-        facts = describe_images(data_dir)
-        rounds = []
-        for number in range(arguments.rounds):
-            speeds = {name: images_per_second(make(data_dir), arguments.batches) for name, make in MAKERS.items()}
-            rounds.append(speeds)
-            print(f"round {number + 1}: " + ", ".join(f"{name} {s:.0f}/s" for name, s in speeds.items()), flush=True)
-    cores = len(os.sched_getaffinity(0))
-    results = {**describe_machine(cores, PACKAGES), **facts, "rounds": rounds, "table": summarize(rounds)}
-    print_report(results)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        seconds = {name: [] for name in MAKERS}
+        for _ in range(rounds):
+            for name, make in MAKERS.items():
+                seconds[name].append(seconds_per_batch(make(data_dir), arguments.batches))
+        note = describe_images(data_dir)
+    measured = [cases.make(f"batch of {BATCH} images", "seconds", summarize(seconds, THEIRS), {}, load, note)]
+    cases.finish("imagenet_input", PACKAGES, measured, arguments)
 
 
 def make_images(folder):
@@ -82,7 +75,7 @@ def make_images(folder):
 
 
 def describe_images(data_dir):
-    """How many images there are, and of which size."""
+    """How many images there are, and of which size, in words."""
     import tensorflow as tf
     from PIL import Image
 
@@ -93,11 +86,9 @@ def describe_images(data_dir):
     records = tf.data.TFRecordDataset(list(manifest.records(data_dir, "train"))).take(200).as_numpy_iterator()
     images = [tf.train.Example.FromString(record).features.feature[key].bytes_list.value[0] for record in records]
     sizes = [Image.open(io.BytesIO(image)).size for image in images]
-    return {
-        "images": manifest.count("train"),
-        "mean_bytes": statistics.mean(map(len, images)),
-        "mean_pixels": statistics.mean(width * height for width, height in sizes),
-    }
+    kilobytes = statistics.mean(map(len, images)) / 1e3
+    pixels = statistics.mean(width * height for width, height in sizes) / 1e3
+    return f"{manifest.count('train'):,} images of {kilobytes:.0f} kB and {pixels:.0f} thousand pixels on average."
 
 
 def ours(data_dir, on_corrupt="stop"):
@@ -139,50 +130,16 @@ def theirs(data_dir):
 MAKERS = {OURS: ours, OURS_SKIP: lambda data_dir: ours(data_dir, "skip"), THEIRS: theirs}
 
 
-def images_per_second(dataset, batches):
-    """The speed of a dataset once its buffers are full; nothing else reads meanwhile."""
+def seconds_per_batch(dataset, batches):
+    """The time between two batches of a dataset once its buffers are full; nothing else reads meanwhile."""
     iterator = iter(dataset)
     for _ in range(WARMUP_BATCHES):
         next(iterator)
     begun = time.perf_counter()
     for _ in range(batches):
         next(iterator)
-    return batches * BATCH / (time.perf_counter() - begun)
-
-
-def summarize(rounds):
-    """A row for each: median images per second, and the ratio to Model Garden's with its range."""
-    rows = []
-    for name in rounds[0]:
-        ratios = [speeds[name] / speeds[THEIRS] for speeds in rounds]
-        median = statistics.median(speeds[name] for speeds in rounds)
-        ratio = median / statistics.median(speeds[THEIRS] for speeds in rounds)
-        rows.append(
-            {
-                "name": name,
-                "images_per_second": median,
-                "ratio": ratio,
-                "lowest_ratio": min(ratios),
-                "highest_ratio": max(ratios),
-            }
-        )
-    return rows
-
-
-def print_report(results):
-    """Prints the facts and the table."""
-    print_machine(results, PACKAGES)
-    print(
-        f"{results['images']:,} images of {results['mean_bytes'] / 1e3:.0f} kB and "
-        f"{results['mean_pixels'] / 1e3:.0f} thousand pixels on average"
-    )
-    print(f"\n{'':32} {'images/s':>8} {'ratio':>7}  range")
-    for row in results["table"]:
-        print(
-            f"{row['name']:32} {row['images_per_second']:8.0f} {row['ratio']:7.2f}  "
-            f"{row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}"
-        )
+    return (time.perf_counter() - begun) / batches
 
 
 if __name__ == "__main__":
-    main()
+    cases.run(main)

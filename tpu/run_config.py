@@ -18,6 +18,7 @@ def _regular_expression(text: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
+MomentDtype = Literal["float32", "bfloat16"]
 
 
 class _LayerwiseConfig(Section):
@@ -38,6 +39,9 @@ class LambConfig(_LayerwiseConfig):
     epsilon: float = Field(1e-6, gt=0)
     bias_correction: bool = True
     nesterov: Literal[False, "m", "mv"] = False
+    moment_dtype: MomentDtype | tuple[MomentDtype, MomentDtype] = Field(
+        "float32", description="in which the two moments are kept; bfloat16 takes half the memory."
+    )
 
 
 class LarsConfig(_LayerwiseConfig):

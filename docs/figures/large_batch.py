@@ -43,8 +43,8 @@ def main():
     for place, key in zip(axes[:, 1:].flat, LINES, strict=True):
         curves(place, key, figures, batches)
     figure.savefig(OUTPUT, dpi=110)
-    page_table.write(PAGE, "errors", *error_table(figures["test"], batches))
-    page_table.write(PAGE, "search", *search_table(figures["search"]))
+    page_table.write(PAGE, "errors", page_table.table(*error_table(figures["test"], batches)))
+    page_table.write(PAGE, "search", page_table.table(*search_table(figures["search"])))
 
 
 def of(results, key, batch):

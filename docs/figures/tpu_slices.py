@@ -21,7 +21,7 @@ def main():
     for table, head, line in (("bert", BERT_HEAD, bert), ("newer", NEWER_HEAD, newer), ("resnet", RESNET_HEAD, resnet)):
         of_table = [row for row in rows if row["table"] == table]
         of_table.sort(key=lambda row: row["figures"]["stages"][0]["global_batch_size"])
-        page_table.write(PAGE, table, head, [line(row) for row in of_table])
+        page_table.write(PAGE, table, page_table.table(head, [line(row) for row in of_table]))
 
 
 BERT_HEAD = ["Batch", "Slice", "A core", "Fits", "Update, at least", "Bound by", "Hours, at least", "Paper", "Ratio"]

@@ -1,0 +1,59 @@
+"""Runs every benchmark, one after the other, and keeps their figures in one file.
+
+    python benchmarks/bench.py [--quick] [--only update features] [--json build/bench.json]
+
+What a machine cannot measure stands as "not run" in its table, with the reason.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+BENCHMARKS = (
+    "update",
+    "features",
+    "first_step",
+    "memory",
+    "whole_step",
+    "step_profile",
+    "scaling",
+    "bert_data",
+    "imagenet_input",
+    "update_words",
+    "moments",
+    "gpu",
+)
+
+
+def main():
+    """Runs the benchmarks; returns the exit code: 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller models: some five minutes")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, help="(default: all)")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="the file for the figures")
+    arguments = parser.parse_args()
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    figures, failed = [], []
+    for name in arguments.only:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "figures.json")
+            command = [sys.executable, FOLDER / f"{name}.py", "--json", file, *["--quick"] * arguments.quick]
+            print(f"\n=== {name}", flush=True)
+            if subprocess.run(command, check=False).returncode:
+                failed.append(name)
+                continue
+            figures.append(json.loads(file.read_text()))
+        # After each, so that an interrupt leaves the others.
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    print(f"\nfigures: {arguments.json}")
+    if failed:
+        print(f"bench: {', '.join(failed)} failed; the reasons are above.", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

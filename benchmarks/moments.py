@@ -1,0 +1,86 @@
+"""Trains with float32 and with bfloat16 moments: what half the memory for them costs in accuracy.
+
+    python benchmarks/moments.py [--json FILE]
+
+A small BERT on CPython's documentation and a ResNet-18 on scikit-learn's digits, by the scripts in tpu/, with the same
+seeds for each kind of moments. Values are on held-out data, the means over the seeds; a spread is that of the seeds,
+and a ratio is to float32.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import cases
+import trainings
+from interleaved import OtherLoad
+
+PACKAGES = ("tensorflow", "tf-models-official", "tf_keras")
+MOMENTS = {
+    "float32 moments": "float32",
+    "bfloat16 m, float32 v": "[bfloat16, float32]",
+    "bfloat16 moments": "bfloat16",
+}
+SEEDS = (0, 1, 2)
+# For each training: fields of its stage, settings, the file of the results and what is read from it.
+TRAININGS = {
+    "bert": (
+        {"steps": 1500, "learning_rate": 0.01, "warmup_steps": 150},
+        ("run.steps_per_loop=auto",),
+        "held_out.json",
+        {"masked-LM loss": lambda results: results["masked_lm_loss"]},
+    ),
+    "resnet": (
+        {"steps": 270, "learning_rate": 0.01, "warmup_steps": 45},
+        ("model.depth=18", "run.steps_per_loop=auto"),
+        "validation.json",
+        {"loss": lambda results: results["loss"], "error": lambda results: 1 - results["top_1_accuracy"]},
+    ),
+}
+
+
+def main():
+    """Trains with every seed and kind of moments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cases.add_arguments(parser)
+    arguments = parser.parse_args()
+    measured = []
+    for name, (_, _, _, quantities) in TRAININGS.items():
+        with tempfile.TemporaryDirectory() as folder, OtherLoad() as load:
+            results = train_all(name, Path(folder), arguments.quick)
+        for quantity, read in quantities.items():
+            rows = [row(moments, list(map(read, of_seeds))) for moments, of_seeds in results.items()]
+            for each in rows:
+                each["ratio"] = each["value"] / rows[0]["value"]
+            title = f"held-out {quantity} of {trainings.TRAININGS[name][0]}"
+            measured.append(cases.make(title, quantity.split()[-1], rows, {}, load))
+    cases.finish("moments", PACKAGES, measured, arguments)
+
+
+def train_all(name, folder, quick):
+    """A dictionary of the kinds of moments to the results of each seed."""
+    of_stage, settings, file, _ = TRAININGS[name]
+    if quick:
+        of_stage = of_stage | {"steps": 20, "warmup_steps": 2}
+    trainings.prepare(name, folder)
+    config = trainings.write_config(name, folder, **of_stage)
+    results = {moments: [] for moments in MOMENTS}
+    for seed in SEEDS[: 1 if quick else None]:
+        for moments, dtype in MOMENTS.items():
+            run = folder / f"run_{len(results[moments])}_{list(MOMENTS).index(moments)}"
+            options = ("--set", *settings, f"run.seed={seed}", f"optimizer.moment_dtype={dtype}")
+            trainings.train_ours(name, folder, run, config, "--strategy", "one_device", *options)
+            results[moments].append(json.loads((run / file).read_text()))
+    return results
+
+
+def row(name, values):
+    """A row of a table: the mean over the seeds."""
+    mean = statistics.mean(values)
+    return {"name": name, "value": mean, "spread": (max(values) - min(values)) / mean}
+
+
+if __name__ == "__main__":
+    cases.run(main)
