@@ -32,9 +32,10 @@ INSTALL := $(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 BACKENDS := tensorflow jax torch
-# Two processes for the tests, and new ones for each folder, since TensorFlow never frees what XLA compiled.
+# Two processes for the tests, and new ones for each folder, since TensorFlow never frees what XLA compiled. By default
+# xdist leaves the files with few tests for the end, which are those that take minutes.
 WORKERS ?= 2
-PARALLEL := -n $(WORKERS) --dist loadfile
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # LLVM's optimizations take longer than the few steps of the tiny models of the scripts and configs.
 COMPILING_QUICKLY := XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=tensorflow
 ON_EVERY_BACKEND := $(addprefix --ignore=tests/,on_tensorflow configs scripts)
