@@ -4,7 +4,7 @@
 
 In words of 4 bytes for each parameter of BERT-Base, without a TPU; see tpu/aot.py. Where neither weight nor moments
 stay on the chip, an update cannot do with less than 10 words, 8.5 with a bfloat16 first moment, 7 with two. A ratio is
-to that floor.
+to that floor. Gradients are not clipped by their global norm, which would read them once more.
 """
 
 import argparse
@@ -46,7 +46,8 @@ def measure(topology, name):
     from tpu_chips import parse_topology
 
     moment_dtype, floor = MOMENTS[name]
-    recipe = recipes.Recipe(config.load(CONFIG, recipes.schema_of, [f"optimizer.moment_dtype={moment_dtype}"]))
+    overrides = ["optimizer.global_clipnorm=null", f"optimizer.moment_dtype={moment_dtype}"]
+    recipe = recipes.Recipe(config.load(CONFIG, recipes.schema_of, overrides))
     topology = parse_topology(topology)
     stage = recipe.stages(topology.replicas)[0]
     words = slice_plan.plan_update(recipe, stage, topology).words_per_parameter
