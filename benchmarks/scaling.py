@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py [--json FILE]
 
-The work of a replica stays the same, and all share the cores of this machine, so N replicas cannot take less than N
-times as long as one: a ratio is to that.
+The work of a replica stays the same, and all share the cores of this machine. A ratio is to one replica, of the time
+of a step divided by the replicas: above 1 is what distribution costs; below 1, several replicas keep the cores busier.
 """
 
 import argparse
