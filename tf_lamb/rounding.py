@@ -21,30 +21,40 @@ def to_bfloat16_stochastically(x, t, position):
     A second moment that is rounded to the nearest stops decaying: with beta_2 = 0.999 a step is smaller than half the
     distance to the next bfloat16.
 
+    The noise is a hash of the element's place: a compiler computes it where it rounds, while random numbers of a
+    library would be written to memory first, on a TPU dozens of words for each element.
+
     Args:
-        x: A float32 array.
+        x: A float32 array of fewer than 2^31 elements.
         t: The count of updates, an integer scalar.
-        position: The variable's position, a Python int. The draw depends on `t` and `position` alone, so it is the
-            same on every replica.
+        position: The variable's position, a Python int. The draw depends on `t`, `position` and the place of the
+            element alone, so it is the same on every replica and backend.
 
     Returns:
         A float32 array of the same shape.
     """
-    noise = keras.random.randint(x.shape, 0, 1 << 16, "int32", seed=StepSeed(t, position))
+    seed = _hash(_hash(ops.cast(t, "int32")) + position)  # hashed again: neighbours would have each other's noise
+    noise = ops.bitwise_and(_hash(ops.bitwise_xor(_places(x.shape), seed)), 0xFFFF)
     return _finite_or_same(x, _view(x, "int32") + noise)
 
 
-class StepSeed(keras.random.SeedGenerator):
-    """A seed that is a pure function of the update count and the variable's position."""
+def _places(shape):
+    """For each element of an array its number in row-major order, int32."""
+    places = ops.zeros((), "int32")
+    for size in shape:
+        places = ops.expand_dims(places, -1) * size + ops.arange(size, dtype="int32")
+    return places
 
-    def __init__(self, t, position):
-        # No state: Keras's own constructor would make a variable.
-        self.t, self.position = t, position
 
-    def next(self, ordered=True):
-        """The seed, a pair of integers."""
-        # The torch backend adds the two, so positions are spread far apart.
-        return ops.stack([ops.cast(self.t, "uint32"), ops.convert_to_tensor(self.position * 1_000_003, "uint32")])
+def _hash(x):
+    """Int32 values whose every bit depends on all bits of `x`, and none of which is had twice.
+
+    It is lowbias32 of Wellons, "Prospecting for Hash Functions" (2018), in integers that have a sign.
+    """
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32)), (16, 1)):
+        shifted = ops.bitwise_and(ops.right_shift(x, shift), (1 << (32 - shift)) - 1)
+        x = ops.bitwise_xor(x, shifted) * factor
+    return x
 
 
 def reconcile(master, value):
