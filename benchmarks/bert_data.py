@@ -61,14 +61,15 @@ def main():
     with tempfile.TemporaryDirectory() as folder, OtherLoad() as load:
         folder = Path(folder)
         note = make_inputs(folder, arguments.text, arguments.vocab_size, dupe_factor)
-        seconds = {THEIRS: []} | {ours(count): [] for count in sorted({1, arguments.processes})}
+        counts = sorted({1, arguments.processes})
+        seconds = {THEIRS: []} | {ours(count): [] for count in counts}
         for _ in range(rounds):
             theirs = time_model_garden(folder, dupe_factor)
             if not theirs["same_ids"]:
                 raise RuntimeError("The token ids of Model Garden differ from ours.")
             seconds[THEIRS].append(theirs["seconds"])
             start_up = time_command("--help")
-            for count in sorted({1, arguments.processes}):
+            for count in counts:
                 seconds[ours(count)].append(time_ours(folder, count) - start_up)
         note += (
             f"; {count_examples(folder):,} examples, Model Garden's {theirs['examples']:,}, with the same token ids."

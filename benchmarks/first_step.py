@@ -14,7 +14,7 @@ import time
 
 import cases
 import child
-from interleaved import OtherLoad
+from interleaved import OtherLoad, compare
 
 PACKAGES = ("tensorflow", "keras", "tf-models-official")
 VARIABLES = 400
@@ -40,17 +40,10 @@ def main():
                 for name in KINDS:
                     answers[name].append(child.ask(__file__, "--one", name, compiled))
         for quantity in ("nodes a variable", "seconds to trace", "seconds of the first call"):
-            rows = [row(name, [answer[quantity] for answer in answers[name]]) for name in KINDS]
-            for each in rows:
-                each["ratio"] = each["value"] / rows[0]["value"]
+            values = {name: [answer[quantity] for answer in of_name] for name, of_name in answers.items()}
+            rows = compare(values, statistics.median)
             measured.append(cases.make(f"{quantity}, {VARIABLES} variables, {where}", quantity, rows, {}, load))
     cases.finish("first_step", PACKAGES, measured, arguments)
-
-
-def row(name, values):
-    """A row of a table: the median, and how far apart the values are."""
-    median = statistics.median(values)
-    return {"name": name, "value": median, "spread": (max(values) - min(values)) / median}
 
 
 def measure(name, compiled):

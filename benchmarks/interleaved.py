@@ -60,6 +60,29 @@ def summarize(seconds, base):
     return rows
 
 
+def compare(values, middle):
+    """A row for each name: the middle of its values, how far apart they are, and its ratio to the first name's.
+
+    Args:
+        values: A dictionary of names to lists of numbers.
+        middle: What the middle is, for example `statistics.median`.
+
+    Returns:
+        A list of dictionaries: `name`, `value`, `spread` (of all values, relative to the middle) and `ratio`.
+    """
+    middles = {name: middle(of_name) for name, of_name in values.items()}
+    first = next(iter(middles.values()))
+    return [
+        {
+            "name": name,
+            "value": value,
+            "spread": (max(values[name]) - min(values[name])) / value,
+            "ratio": value / first,
+        }
+        for name, value in middles.items()
+    ]
+
+
 def _quartiles(values):
     if len(values) < 2:
         return values * 3

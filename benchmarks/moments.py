@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cases
 import trainings
-from interleaved import OtherLoad
+from interleaved import OtherLoad, compare
 
 PACKAGES = ("tensorflow", "tf-models-official", "tf_keras")
 MOMENTS = {
@@ -51,9 +51,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder, OtherLoad() as load:
             results = train_all(name, Path(folder), arguments.quick)
         for quantity, read in quantities.items():
-            rows = [row(moments, list(map(read, of_seeds))) for moments, of_seeds in results.items()]
-            for each in rows:
-                each["ratio"] = each["value"] / rows[0]["value"]
+            values = {moments: list(map(read, of_seeds)) for moments, of_seeds in results.items()}
+            rows = compare(values, statistics.mean)
             title = f"held-out {quantity} of {trainings.TRAININGS[name][0]}"
             measured.append(cases.make(title, quantity.split()[-1], rows, {}, load))
     cases.finish("moments", PACKAGES, measured, arguments)
@@ -68,18 +67,12 @@ def train_all(name, folder, quick):
     config = trainings.write_config(name, folder, **of_stage)
     results = {moments: [] for moments in MOMENTS}
     for seed in SEEDS[: 1 if quick else None]:
-        for moments, dtype in MOMENTS.items():
-            run = folder / f"run_{len(results[moments])}_{list(MOMENTS).index(moments)}"
+        for place, (moments, dtype) in enumerate(MOMENTS.items()):
+            run = folder / f"run_{seed}_{place}"
             options = ("--set", *settings, f"run.seed={seed}", f"optimizer.moment_dtype={dtype}")
             trainings.train_ours(name, folder, run, config, "--strategy", "one_device", *options)
             results[moments].append(json.loads((run / file).read_text()))
     return results
-
-
-def row(name, values):
-    """A row of a table: the mean over the seeds."""
-    mean = statistics.mean(values)
-    return {"name": name, "value": mean, "spread": (max(values) - min(values)) / mean}
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def measure(name, folder, rounds):
     seconds = {THEIRS: [], f"tpu/{trainings.TRAININGS[name][0]}": []}
     for number in range(rounds):
         for row, train in zip(seconds, (theirs, ours), strict=True):
-            seconds[row].append(statistics.median(train(folder / f"run_{row.split()[0].replace('/', '_')}_{number}")))
+            seconds[row].append(statistics.median(train(folder / f"{train.__name__}_{number}")))
     return summarize(seconds, THEIRS)
 
 
