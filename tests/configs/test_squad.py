@@ -30,7 +30,7 @@ def test_every_config_is_known():
         ("v1_bert_large", 8, 3, 7_300, 730, 3e-5),
         ("v2_bert_large", 8, 3, 10_860, 1_086, 3e-5),
         ("v1_bert_base", 4, 3, 14_600, 1_460, 3e-5),
-        ("tiny", 2, 8, 300, 30, 1e-2),
+        ("tiny", 2, 8, 450, 45, 1e-2),
     ],
 )
 def test_updates_and_rates(name, replicas, per_replica, steps, warmup_steps, rate):
@@ -97,7 +97,7 @@ def test_adamw_is_lamb_without_adapted_layers():
         ("training.epochs=0", "'training.epochs' is wrong. Received: 0."),
         ("data.max_query_length=125", "doc_stride must be at most the room for the context"),
         ("model.max_positions=100", "model.max_positions must cover data.seq_length."),
-        ("training.steps=5", "give either steps or epochs. Received: steps=5, epochs=40.0"),
+        ("training.steps=5", "give either steps or epochs. Received: steps=5, epochs=60.0"),
         ("training.rate=5", "unknown field 'training.rate'. Expected one of: global_batch_size, "),
     ],
 )

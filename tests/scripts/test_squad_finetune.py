@@ -30,6 +30,7 @@ from config import load  # noqa: E402
 from run_folder import checkpoint_of_run  # noqa: E402
 from squad_config import SquadConfig  # noqa: E402
 from squad_task import SquadTask  # noqa: E402
+from train_state import build_model  # noqa: E402
 from vocabulary import read as read_vocabulary  # noqa: E402
 
 pytestmark = [pytest.mark.model_garden, pytest.mark.slow]
@@ -102,7 +103,8 @@ def test_the_tiny_model_overfits(two_replicas, tmp_path):
     content = squad_file.write(tmp_path)
     config = load(TINY, SquadConfig)
     vocab_size = len(read_vocabulary(tmp_path / "vocab.txt"))
-    model = PretrainTask(config.model, vocab_size, baseline_token=1).build_model()
+    task = PretrainTask(config.model, vocab_size, baseline_token=1)
+    model = build_model(task, two_replicas, config.run.seed)
     tf.train.Checkpoint(model=model).save(str(tmp_path / "pretrained" / "checkpoints" / "ckpt"))
     command = arguments((tmp_path, False), tmp_path / "run", init_checkpoint=tmp_path / "pretrained")
     parsed = finetune_squad.parse_arguments(command[: command.index("--set")])
