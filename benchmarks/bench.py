@@ -13,11 +13,9 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+OF_THE_OPTIMIZER = ("update", "features", "first_step", "memory")
 BENCHMARKS = (
-    "update",
-    "features",
-    "first_step",
-    "memory",
+    *OF_THE_OPTIMIZER,
     "whole_step",
     "step_profile",
     "scaling",
@@ -32,13 +30,19 @@ BENCHMARKS = (
 def main():
     """Runs the benchmarks; returns the exit code: 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller models: some five minutes")
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, help="(default: all)")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller models, in some five minutes")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=BENCHMARKS,
+        help=f"(default: all; with --quick {', '.join(OF_THE_OPTIMIZER)}, as the others take longer)",
+    )
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="the file for the figures")
     arguments = parser.parse_args()
+    only = arguments.only or (OF_THE_OPTIMIZER if arguments.quick else BENCHMARKS)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     figures, failed = [], []
-    for name in arguments.only:
+    for name in only:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "figures.json")
             command = [sys.executable, FOLDER / f"{name}.py", "--json", file, *["--quick"] * arguments.quick]
@@ -49,6 +53,8 @@ def main():
             figures.append(json.loads(file.read_text()))
         # After each, so that an interrupt leaves the others.
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if left_out := [name for name in BENCHMARKS if name not in only]:
+        print(f"\nnot run, name them after --only: {', '.join(left_out)}")
     print(f"\nfigures: {arguments.json}")
     if failed:
         print(f"bench: {', '.join(failed)} failed; the reasons are above.", file=sys.stderr)

@@ -2,9 +2,9 @@
 
     python benchmarks/first_step.py [--json FILE]
 
-For a model of 400 small variables, and each in a process of its own: nodes a variable in the graph of a training step
-that only updates, with the functions it calls; seconds to trace it, and seconds of its first call less those of its
-second. A ratio is to tf_lamb of the same kind.
+For a model of 400 small variables (100 with --quick), and each in a process of its own: nodes a variable in the graph
+of a training step that only updates, with the functions it calls; seconds to trace it, and seconds of its first call
+less those of its second. A ratio is to tf_lamb of the same kind.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import child
 from interleaved import OtherLoad, compare
 
 PACKAGES = ("tensorflow", "keras", "tf-models-official")
-VARIABLES = 400
+VARIABLES, FEWER = 400, 100
 KINDS = ("tf_lamb", "keras Lamb", "Model Garden LAMB")
 COMPILED = {"in a tf.function": False, "in an XLA step": True}
 
@@ -26,27 +26,29 @@ def main():
     """Measures every optimizer in processes of their own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how many processes of each (default: 3)")
-    parser.add_argument("--one", nargs=2, metavar=("NAME", "COMPILED"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, metavar=("NAME", "COMPILED", "VARIABLES"), help=argparse.SUPPRESS)
     cases.add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one[0], arguments.one[1] == "True")))
+        name, compiled, variables = arguments.one
+        print(json.dumps(measure(name, compiled == "True", int(variables))))
         return
+    variables, rounds = (FEWER, 1) if arguments.quick else (VARIABLES, arguments.rounds)
     measured = []
     for where, compiled in COMPILED.items():
         answers = {name: [] for name in KINDS}
         with OtherLoad() as load:
-            for _ in range(1 if arguments.quick else arguments.rounds):
+            for _ in range(rounds):
                 for name in KINDS:
-                    answers[name].append(child.ask(__file__, "--one", name, compiled))
+                    answers[name].append(child.ask(__file__, "--one", name, compiled, variables))
         for quantity in ("nodes a variable", "seconds to trace", "seconds of the first call"):
             values = {name: [answer[quantity] for answer in of_name] for name, of_name in answers.items()}
             rows = compare(values, statistics.median)
-            measured.append(cases.make(f"{quantity}, {VARIABLES} variables, {where}", quantity, rows, {}, load))
+            measured.append(cases.make(f"{quantity}, {variables} variables, {where}", quantity, rows, {}, load))
     cases.finish("first_step", PACKAGES, measured, arguments)
 
 
-def measure(name, compiled):
+def measure(name, compiled, variables):
     """Traces and runs a step twice."""
     import keras
     import numpy as np
@@ -55,7 +57,7 @@ def measure(name, compiled):
     import contenders
     import tf_lamb
 
-    weights = [np.full((2, 3), 0.1, "float32")] * VARIABLES
+    weights = [np.full((2, 3), 0.1, "float32")] * variables
     make = {"tf_lamb": tf_lamb.LAMB, "keras Lamb": keras.optimizers.Lamb}
     garden = name not in make
     apply = contenders.model_garden_apply(weights) if garden else contenders.keras_apply(make[name], weights)
@@ -71,7 +73,7 @@ def measure(name, compiled):
     graph = concrete.graph.as_graph_def()
     nodes = len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
     return {
-        "nodes a variable": nodes / VARIABLES,
+        "nodes a variable": nodes / variables,
         "seconds to trace": traced - begin,
         "seconds of the first call": (first - traced) - (second - first),
     }

@@ -16,13 +16,9 @@ from pathlib import Path
 import cases
 import trainings
 from interleaved import OtherLoad, compare
+from update_words import MOMENTS
 
 PACKAGES = ("tensorflow", "tf-models-official", "tf_keras")
-MOMENTS = {
-    "float32 moments": "float32",
-    "bfloat16 m, float32 v": "[bfloat16, float32]",
-    "bfloat16 moments": "bfloat16",
-}
 SEEDS = (0, 1, 2)
 # For each training: fields of its stage, settings, the file of the results and what is read from it.
 TRAININGS = {
@@ -67,7 +63,7 @@ def train_all(name, folder, quick):
     config = trainings.write_config(name, folder, **of_stage)
     results = {moments: [] for moments in MOMENTS}
     for seed in SEEDS[: 1 if quick else None]:
-        for place, (moments, dtype) in enumerate(MOMENTS.items()):
+        for place, (moments, (dtype, _)) in enumerate(MOMENTS.items()):
             run = folder / f"run_{seed}_{place}"
             options = ("--set", *settings, f"run.seed={seed}", f"optimizer.moment_dtype={dtype}")
             trainings.train_ours(name, folder, run, config, "--strategy", "one_device", *options)

@@ -9,6 +9,7 @@ Garden's step.
 
 import argparse
 import collections
+import importlib
 import json
 import statistics
 import sys
@@ -64,13 +65,13 @@ def profile(whose, name, folder):
     """The milliseconds of the parts of a step; see the module."""
     run = folder / whose
     config = trainings.write_config(name, folder, trainings.STEPS_PER_LOOP * LOOPS)
-    summaries = run / "summaries" / "train" if whose == "ours" else run / "train"
-    watcher = threading.Thread(target=record, args=(summaries, run / "profile"), daemon=True)
+    places = run / trainings.SUMMARIES[whose], run / "profile"
+    watcher = threading.Thread(target=record, args=places, daemon=True)
     watcher.start()
     if whose == "ours":
-        script = __import__(trainings.TRAININGS[name][0].removesuffix(".py"))
-        places = ["--config_file", str(config), "--data_dir", str(folder / "data"), "--model_dir", str(run)]
-        script.main([*places, "--strategy", "one_device"])
+        script = importlib.import_module(trainings.TRAININGS[name][0].removesuffix(".py"))
+        files = ["--config_file", str(config), "--data_dir", str(folder / "data"), "--model_dir", str(run)]
+        script.main([*files, "--strategy", "one_device"])
     else:
         trainings.train_model_garden(name, folder / "data", run, config)
     watcher.join()

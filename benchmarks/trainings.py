@@ -5,12 +5,15 @@ each loop. The first loop, which compiles, is left out.
 """
 
 import json
+from pathlib import Path
 
 import child
 from machine import ROOT
 
 TAG = "steps_per_second"
 STEPS_PER_LOOP = 10
+# Where the summaries are in the folder of a run of our scripts, and of Model Garden's.
+SUMMARIES = {"ours": Path("summaries", "train"), "theirs": Path("train")}
 # For each training: its script, a config, and the experiment of Model Garden.
 TRAININGS = {
     "bert": (
@@ -115,7 +118,7 @@ def train_ours(name, folder, model_dir, config, *options, environment=None):
         *("--config_file", config, "--data_dir", folder / "data", "--model_dir", model_dir, *options),
         environment=environment,
     )
-    return seconds_per_step(model_dir / "summaries" / "train")
+    return seconds_per_step(model_dir / SUMMARIES["ours"])
 
 
 def _run(script, *arguments, environment=None):

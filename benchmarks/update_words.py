@@ -16,6 +16,7 @@ from machine import ROOT
 
 CONFIG = ROOT / "configs" / "bert" / "base_lamb_4096.yaml"
 TOPOLOGIES = ("v3:4x4", "v4:2x2x4", "v5e:4x4")
+# The dtypes of the moments, and the least words a parameter.
 MOMENTS = {
     "float32 moments": ("float32", 10.0),
     "bfloat16 m, float32 v": ("[bfloat16, float32]", 8.5),

@@ -53,7 +53,7 @@ def measure(name, folder, rounds):
 
     def theirs(model_dir):
         child.run(__file__, "--model_garden", name, folder / "data", model_dir, config)
-        return trainings.seconds_per_step(model_dir / "train")
+        return trainings.seconds_per_step(model_dir / trainings.SUMMARIES["theirs"])
 
     seconds = {THEIRS: [], f"tpu/{trainings.TRAININGS[name][0]}": []}
     for number in range(rounds):
