@@ -30,7 +30,7 @@ BENCHMARKS = (
 def main():
     """Runs the benchmarks; returns the exit code: 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller models, in some five minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller models")
     parser.add_argument(
         "--only",
         nargs="+",
