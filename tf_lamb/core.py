@@ -189,11 +189,13 @@ def lamb(w, g, m, v, corrections, *, beta_1, beta_2, epsilon, weight_decay, nest
     m_hat = look_ahead(m, g, beta_1, corrections[0]) if nesterov else m / corrections[0][0]
     v_hat = look_ahead(v, square, beta_2, corrections[1]) if nesterov == "mv" else v / corrections[1][0]
 
-    # (4), (5)
+    return lamb_update(w, m_hat, v_hat, epsilon, weight_decay), m, v
+
+
+def lamb_update(w, m_hat, v_hat, epsilon, weight_decay):
+    """The update of LAMB, equations (4) and (5), from the corrected moments; see `lamb`."""
     update = m_hat / (ops.sqrt(v_hat) + epsilon)
-    if weight_decay:
-        update = update + weight_decay * w
-    return update, m, v
+    return update + weight_decay * w if weight_decay else update
 
 
 def momentum(buffer, x, *, momentum, dampening, nesterov, stored):

@@ -80,6 +80,10 @@ class LambUpdate:
             stored=step.stored,
         )
         trust = step.trust(w, update)
+        stored = None if self.nesterov else step.read_back((m, v), trust)
+        if stored:
+            m_hat, v_hat = (moment / correction for moment, (correction, _) in zip(stored, corrections, strict=True))
+            update = core.lamb_update(w, m_hat, v_hat, self.epsilon, weight_decay)
         step_size = learning_rate * trust.ratio
         if step_factor is not None:
             step_size = step_size * step_factor

@@ -1,8 +1,9 @@
 """What a base update may know about the variable and the step at hand."""
 
 import keras
+from keras import ops
 
-from tf_lamb import core, rounding
+from tf_lamb import core, rounding, tpu_memory
 
 
 class Step:
@@ -25,6 +26,7 @@ class Step:
     def __init__(self, rule, position, t, dtype, layerwise_options, slot_dtypes, stochastic_slots):
         self.rule, self.position, self.t, self.dtype = rule, position, t, dtype
         self._options = layerwise_options
+        self._slot_dtypes = list(slot_dtypes.values())
         self.stored = [
             self._rounding_to(stored_as, name in stochastic_slots) for name, stored_as in slot_dtypes.items()
         ]
@@ -56,6 +58,25 @@ class Step:
             denominator=denominator and denominator(weight_norm, update_norm),
             coefficient=coefficient,
         )
+
+    def read_back(self, slots, trust):
+        """New slots as a TPU reads them from memory once the trust ratio is known; None where that saves nothing.
+
+        An update whose norm is taken before it is applied is written to memory in between, in float32. To compute it
+        again from slots in bfloat16, which are written anyway, moves less. A CPU computes no faster than it moves.
+
+        Args:
+            slots: The new slots, rounded as `stored` does.
+            trust: The `core.Trust` of the update.
+
+        Returns:
+            A list of the same arrays.
+        """
+        is_narrow = any(dtype != self.dtype for dtype in self._slot_dtypes)
+        if trust.update_norm is None or not is_narrow or not tpu_memory.is_target():
+            return None
+        narrow = [ops.cast(slot, dtype) for slot, dtype in zip(slots, self._slot_dtypes, strict=True)]
+        return [ops.cast(slot, self.dtype) for slot in tpu_memory.after(trust.update_norm, narrow)]
 
     def _norm(self, x):
         """The norm of `x` in the chosen kind, one value a slice where the variable stacks several layers."""

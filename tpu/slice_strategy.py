@@ -106,6 +106,10 @@ class _LoweringExtended(one_device_strategy.OneDeviceExtended):
     def _use_merge_call(self):
         return False
 
+    @property
+    def worker_devices(self):
+        return tuple(f"/device:TPU:{replica}" for replica in range(self._replicas))
+
     def _call_for_each_replica(self, fn, args, kwargs):
         strategy = self._container_strategy()
         with tf.device(self._device), distribute_lib.ReplicaContext(strategy, gen_xla_ops.xla_replica_id()):

@@ -22,7 +22,8 @@ ALLOWED_IN_LIBRARY = {
     "rules": {"dataclasses", "math", "re", "warnings"},
     "gate": {"keras.ops"},
     "state": {"keras", "typing.NamedTuple", "tf_lamb.core"},
-    "step": {"keras", "tf_lamb.core", "tf_lamb.rounding"},
+    "step": {"keras", "keras.ops", "tf_lamb.core", "tf_lamb.rounding", "tf_lamb.tpu_memory"},
+    "tpu_memory": {"jax", "keras", "tensorflow", "tensorflow.compiler.tf2xla.ops.gen_xla_ops"},
     "replicas": {"keras", "sys", "tensorflow", "tensorflow.python.ops.control_flow_util"},
     "update": {"keras.ops", "warnings", "tf_lamb.step.Step"}
     | {f"tf_lamb.{m}" for m in ("core", "gate", "options", "rounding", "rules", "telemetry")}

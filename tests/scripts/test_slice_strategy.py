@@ -10,6 +10,7 @@ import tpu_trace  # noqa: E402
 
 from run_config import make_optimizer  # noqa: E402
 from slice_strategy import LoweringStrategy  # noqa: E402
+from tf_lamb import tpu_memory  # noqa: E402
 from traced_step import bytes_of, collectives  # noqa: E402
 from train_state import TrainState, build_model  # noqa: E402
 
@@ -81,3 +82,10 @@ def test_sums_are_over_all_replicas(operation):
     else:
         assert divided[0].inputs[0] is total.outputs[0]
         assert float(tf.get_static_value(divided[0].inputs[1])) == 4.0
+
+
+def test_the_optimizer_sees_a_tpu():
+    with LoweringStrategy(4).scope():
+        assert tpu_memory.is_target()
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        assert not tpu_memory.is_target()

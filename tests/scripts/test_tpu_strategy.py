@@ -80,6 +80,16 @@ def test_a_model_of_keras_3(cores):
         assert metadata.get_attr("num_replicas") == cores
 
 
+@pytest.mark.parametrize(("moment_dtype", "read_back"), [(None, 0), ("bfloat16", 4)])
+def test_narrow_moments_are_read_back(moment_dtype, read_back):
+    """A barrier holds those of each of the four variables until the norm of its update is known."""
+    with tpu_trace.keras_model(CORES, lambda: LAMB(moment_dtype=moment_dtype)) as (model, strategy):
+        batch = (tf.zeros([4, 8]), tf.zeros([4], tf.int32))
+        step = tpu_trace.trace_function(lambda: strategy.run(model.train_step, args=(batch,)))
+        assert [o.type for o, _ in operations(step.graph)].count("XlaOptimizationBarrier") == read_back
+        assert faults(step.graph) == []
+
+
 def test_a_slice_may_be_a_whole_pod():
     with traced(2048) as strategy, strategy.scope():
         variable = tf.Variable([1.0, 2.0])
