@@ -51,7 +51,7 @@ def train(face, case, strategy=None, dtype="float32"):
 
 
 @functools.cache
-def on_one_replica(face, case, dtype="float32"):
+def on_one_replica(face, case, dtype):
     return train(face, case, dtype=dtype)
 
 
@@ -88,7 +88,7 @@ def test_n_replicas_are_one_in_float64(face, case, two_replicas):
 
 def test_the_cases_are_different():
     """So that an option without effect under a strategy could not pass."""
-    weights = {case: on_one_replica("keras", case).weights() for case in CASES}
+    weights = {case: on_one_replica("keras", case, "float32").weights() for case in CASES}
     for case in CASES:
         others = [weights[other] for other in CASES if other != case]
         assert min(distance(weights[case], other) for other in others) > 10 * FLOAT32
@@ -139,7 +139,7 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_mutant_differs(face, mutant, two_replicas, monkeypatch, record_property):
     mutate, case = MUTANTS[mutant]
-    on_one_replica(face, case)
+    on_one_replica(face, case, "float32")  # of what the mutant is not
     mutate(monkeypatch)
     training = train(face, case, two_replicas)
     missed_by = distance_to_one_replica(training, face, case) / FLOAT32
