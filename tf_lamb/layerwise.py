@@ -81,7 +81,9 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
         if BACKEND == "tensorflow":
             states = self._variable_states(self._trainable_variables, native)
             better = in_place.choose(self, self._trainable_variables, states)
-            self._replica_update = replicas.ReplicaUpdate(self._update_variables, self._options.jit_compile, better)
+            self._replica_update = replicas.ReplicaUpdate(
+                self._update_variables, states, self._shared_state(native), self._options.jit_compile, better
+            )
 
     def _add_variable(self, shape, dtype, name, initial_value):
         initializer = keras.initializers.Constant(initial_value)
@@ -124,8 +126,7 @@ class LayerwiseOptimizer(LayerwiseUpdate, keras.optimizers.Optimizer):
             replicas.refuse_keras_loss_scale_optimizer(self._options.dynamic_loss_scale)
             overwritten = [rule.overwritten for rule in self._plan]
             gradients = replicas.sum_over_replicas(gradients, overwritten)
-            states = self._variable_states(self._trainable_variables, native)
-            self._replica_update(gradients, states, self._shared_state(native), self.learning_rate)
+            self._replica_update(gradients, self.learning_rate)
             return
         with torch.no_grad() if BACKEND == "torch" else contextlib.nullcontext():
             states = self._variable_states(self._trainable_variables, _same)

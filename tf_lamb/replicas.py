@@ -84,24 +84,27 @@ class ReplicaUpdate:
     Args:
         update: A function of `(gradients, states, shared, learning_rate)` that assigns to the variables in the nested
             structures `states` and `shared`.
+        states: These variables. What a call does not pass costs it no time.
+        shared: The same.
         jit_compile: Whether to compile. Where the caller's own step is compiled already, the update becomes a part
             of that and nothing is compiled here.
         in_place: A function that does the same without XLA, and better than it, elsewhere; None if there is none.
     """
 
-    def __init__(self, update, jit_compile, in_place=None):
+    def __init__(self, update, states, shared, jit_compile, in_place=None):
         # Within a caller's function AutoGraph would rewrite all of the library's Python, to no use.
         self._update = tf.autograph.experimental.do_not_convert(update)
-        self._compiled = tf.function(
-            in_place or update, jit_compile=bool(jit_compile) and in_place is None, autograph=False
-        )
+        self._states, self._shared = states, shared
+        self._alone = in_place or update
+        self._jit_compile = bool(jit_compile) and in_place is None
+        self._functions = {}
 
     @property
     def tracing_count(self):
         """How many times the update was traced, outside of a compiled step of the caller."""
-        return self._compiled.experimental_get_tracing_count()
+        return sum(function.experimental_get_tracing_count() for function in self._functions.values())
 
-    def __call__(self, gradients, states, shared, learning_rate):
+    def __call__(self, gradients, learning_rate):
         """Updates the variables on every replica; called by each replica with gradients that are already summed."""
 
         def on_all_replicas(strategy, gradients, learning_rate):
@@ -112,19 +115,30 @@ class ReplicaUpdate:
                         f"Received: jit_compile=True for a step on {', '.join(strategy.extended.worker_devices)}. "
                         "Leave it out: the optimizer compiles its own update, once for each replica."
                     )
-                self._update(gradients, states, shared, learning_rate)
+                self._update(gradients, self._states, self._shared, learning_rate)
             elif not tf.distribute.has_strategy():
-                self._compiled(gradients, states, shared, learning_rate)
+                self._function(None, lambda value: value)(gradients, learning_rate)
             else:
                 for replica, device in enumerate(strategy.extended.worker_devices):
 
                     def local(value, replica=replica):
                         return None if value is None else strategy.experimental_local_results(value)[replica]
 
-                    arguments = tf.nest.map_structure(local, (gradients, states, shared, learning_rate))
+                    arguments = tf.nest.map_structure(local, (gradients, learning_rate))
                     with tf.device(device):
-                        self._compiled(*arguments)
+                        self._function(replica, local)(*arguments)
 
         tf.__internal__.distribute.interim.maybe_merge_call(
             on_all_replicas, tf.distribute.get_strategy(), gradients, tf.convert_to_tensor(learning_rate)
         )
+
+    def _function(self, replica, local):
+        """The function of a replica, in which `local` gives its own of each variable."""
+        if replica not in self._functions:
+            states, shared = tf.nest.map_structure(local, (self._states, self._shared))
+
+            def update(gradients, learning_rate):
+                self._alone(gradients, states, shared, learning_rate)
+
+            self._functions[replica] = tf.function(update, jit_compile=self._jit_compile, autograph=False)
+        return self._functions[replica]

@@ -62,8 +62,11 @@ class LayerwiseOptimizer(LayerwiseUpdate, _RatedOptimizer):
         self._build_index_dict(var_list)
         self._model_variables = self._no_dependency(list(var_list))
         self._build_state(var_list)
-        better = in_place.choose(self, var_list, self._variable_states(var_list, _without_autocast))
-        self._replica_update = replicas.ReplicaUpdate(self._update_variables, self._options.jit_compile, better)
+        states, shared = self._variable_states(var_list, _without_autocast), self._shared_state(_without_autocast)
+        better = in_place.choose(self, var_list, states)
+        self._replica_update = replicas.ReplicaUpdate(
+            self._update_variables, states, shared, self._options.jit_compile, better
+        )
         self._built = True
 
     def _add_variable(self, shape, dtype, name, initial_value):
@@ -131,8 +134,7 @@ class LayerwiseOptimizer(LayerwiseUpdate, _RatedOptimizer):
         with tf.init_scope():
             self.build(variables)
         by_position = self._gradients_by_position(gradients, variables, self._index_dict)
-        states = self._variable_states(self._model_variables, _without_autocast)
-        self._replica_update(by_position, states, self._shared_state(_without_autocast), self.learning_rate)
+        self._replica_update(by_position, self.learning_rate)
         return self.iterations
 
     def compute_gradients(self, loss, var_list, tape=None):
