@@ -6,7 +6,7 @@
 #   make coverage the tests of the library, with every branch of the optimizers counted
 #   make matrix   the tests on several versions of Python, Keras and TensorFlow; installs them all
 #   make matrix-row ROW=3.10:3.12.4:2.19.1   one of them; matrix-install only installs it
-#   make bench    every benchmark, against peers; make bench QUICK=1 the optimizer alone
+#   make bench    every benchmark, against peers; make bench QUICK=1 the optimizer alone, in five minutes
 #   make docs     the documentation, into build/docs
 #   make lint     ruff: format and check
 #

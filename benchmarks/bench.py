@@ -2,7 +2,8 @@
 
     python benchmarks/bench.py [--quick] [--only update features] [--json build/bench.json]
 
-What a machine cannot measure stands as "not run" in its table, with the reason.
+What a machine cannot measure stands as "not run" in its table, with the reason. With --only, the file keeps its figures
+of the other benchmarks.
 """
 
 import argparse
@@ -30,7 +31,7 @@ BENCHMARKS = (
 def main():
     """Runs the benchmarks; returns the exit code: 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller models")
+    parser.add_argument("--quick", action="store_true", help="five minutes: the optimizer alone, on small models")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -41,7 +42,7 @@ def main():
     arguments = parser.parse_args()
     only = arguments.only or (OF_THE_OPTIMIZER if arguments.quick else BENCHMARKS)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    figures, failed = [], []
+    figures, failed = (read(arguments.json) if arguments.only else {}), []
     for name in only:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "figures.json")
@@ -50,15 +51,26 @@ def main():
             if subprocess.run(command, check=False).returncode:
                 failed.append(name)
                 continue
-            figures.append(json.loads(file.read_text()))
+            figures[name] = json.loads(file.read_text())
         # After each, so that an interrupt leaves the others.
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        in_order = [figures[each] for each in BENCHMARKS if each in figures]
+        arguments.json.write_text(json.dumps(in_order, indent=1) + "\n")
     if left_out := [name for name in BENCHMARKS if name not in only]:
         print(f"\nnot run, name them after --only: {', '.join(left_out)}")
     print(f"\nfigures: {arguments.json}")
     if failed:
         print(f"bench: {', '.join(failed)} failed; the reasons are above.", file=sys.stderr)
     return bool(failed)
+
+
+def read(path):
+    """The figures of a file by their benchmarks; none if it is not there."""
+    if not path.exists():
+        return {}
+    try:
+        return {each["benchmark"]: each for each in json.loads(path.read_text())}
+    except (ValueError, TypeError, KeyError):
+        sys.exit(f"bench: {path} has no figures of this program, which --only adds to. Name another file with --json.")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/first_step.py [--json FILE]
 
-For a model of 400 small variables (100 with --quick), and each in a process of its own: nodes a variable in the graph
-of a training step that only updates, with the functions it calls; seconds to trace it, and seconds of its first call
-less those of its second. A ratio is to tf_lamb of the same kind.
+For a model of 400 small variables (100 with --quick), and each package in a process of its own: nodes a variable in
+the graph of a training step that only updates, with the functions it calls; seconds to trace it, and seconds of its
+first call less those of its second. A ratio is to tf_lamb of the same kind.
 """
 
 import argparse
@@ -23,26 +23,25 @@ COMPILED = {"in a tf.function": False, "in an XLA step": True}
 
 
 def main():
-    """Measures every optimizer in processes of their own."""
+    """Measures every package in processes of their own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how many processes of each (default: 3)")
-    parser.add_argument("--one", nargs=3, metavar=("NAME", "COMPILED", "VARIABLES"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("NAME", "VARIABLES"), help=argparse.SUPPRESS)
     cases.add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.one:
-        name, compiled, variables = arguments.one
-        print(json.dumps(measure(name, compiled == "True", int(variables))))
+        name, variables = arguments.one
+        print(json.dumps({where: measure(name, compiled, int(variables)) for where, compiled in COMPILED.items()}))
         return
     variables, rounds = (FEWER, 1) if arguments.quick else (VARIABLES, arguments.rounds)
-    measured = []
-    for where, compiled in COMPILED.items():
-        answers = {name: [] for name in KINDS}
-        with OtherLoad() as load:
-            for _ in range(rounds):
-                for name in KINDS:
-                    answers[name].append(child.ask(__file__, "--one", name, compiled, variables))
+    answers, measured = {name: [] for name in KINDS}, []
+    with OtherLoad() as load:
+        for _ in range(rounds):
+            for name in KINDS:
+                answers[name].append(child.ask(__file__, "--one", name, variables))
+    for where in COMPILED:
         for quantity in ("nodes a variable", "seconds to trace", "seconds of the first call"):
-            values = {name: [answer[quantity] for answer in of_name] for name, of_name in answers.items()}
+            values = {name: [answer[where][quantity] for answer in of_name] for name, of_name in answers.items()}
             rows = compare(values, statistics.median)
             measured.append(cases.make(f"{quantity}, {variables} variables, {where}", quantity, rows, {}, load))
     cases.finish("first_step", PACKAGES, measured, arguments)

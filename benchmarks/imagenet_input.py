@@ -1,6 +1,6 @@
 """Times the input of tpu/train_resnet.py against tf-models-official's own ImageNet input, on the same files.
 
-    python benchmarks/imagenet_input.py [--data_dir DATA] [--rounds 5] [--json FILE]
+    python benchmarks/imagenet_input.py [--data_dir DATA] [--rounds 3] [--json FILE]
 
 What is timed, for both: batches of 64 images out of the training dataset, decoded, cropped, mirrored, resized to 224
 and normalized, one dataset at a time. Model Garden's is `ImageClassificationTask.build_inputs` with the
@@ -35,7 +35,7 @@ def main():
     """Makes the images, and times rounds of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, help="a folder of prepare_imagenet.py (default: made images)")
-    parser.add_argument("--rounds", type=int, default=5, help="how many rounds (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")
     parser.add_argument("--batches", type=int, default=60, help="the batches of a round (default: 60)")
     cases.add_arguments(parser)
     arguments = parser.parse_args()

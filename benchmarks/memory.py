@@ -32,6 +32,7 @@ NAMES = (
     "optax.lamb, jitted",
     "torch_optimizer Lamb",
 )
+QUICK_NAMES = (update.OURS, f"keras Lamb, {update.XLA}", f"Model Garden LAMB, {update.GRAPH}")
 STATUS = Path("/proc/self/status")
 
 
@@ -50,7 +51,7 @@ def main():
         rows, missing = [], {}
         parameters = 4 * sum(map(math.prod, MODELS[model]()))
         with OtherLoad() as load:
-            for name in NAMES:
+            for name in QUICK_NAMES if arguments.quick else NAMES:
                 try:
                     peak = child.ask(__file__, "--one", model, name)
                 except RuntimeError as error:

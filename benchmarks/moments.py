@@ -2,7 +2,7 @@
 
     python benchmarks/moments.py [--json FILE]
 
-A small BERT on CPython's documentation and a ResNet-18 on scikit-learn's digits, by the scripts in tpu/, with the same
+A small BERT on CPython's documentation and a ResNet-10 on scikit-learn's digits, by the scripts in tpu/, with the same
 seeds for each kind of moments. Values are on held-out data, the means over the seeds; a spread is that of the seeds,
 and a ratio is to float32.
 """
@@ -23,14 +23,14 @@ SEEDS = (0, 1, 2)
 # For each training: fields of its stage, settings, the file of the results and what is read from it.
 TRAININGS = {
     "bert": (
-        {"steps": 1500, "learning_rate": 0.01, "warmup_steps": 150},
+        {"seq_length": 64, "max_predictions": 10, "steps": 500, "learning_rate": 0.01, "warmup_steps": 50},
         ("run.steps_per_loop=auto",),
         "held_out.json",
         {"masked-LM loss": lambda results: results["masked_lm_loss"]},
     ),
     "resnet": (
         {"steps": 270, "learning_rate": 0.01, "warmup_steps": 45},
-        ("model.depth=18", "run.steps_per_loop=auto"),
+        ("model.depth=10", "data.image_size=16", "run.steps_per_loop=auto"),
         "validation.json",
         {"loss": lambda results: results["loss"], "error": lambda results: 1 - results["top_1_accuracy"]},
     ),
@@ -59,7 +59,7 @@ def train_all(name, folder, quick):
     of_stage, settings, file, _ = TRAININGS[name]
     if quick:
         of_stage = of_stage | {"steps": 20, "warmup_steps": 2}
-    trainings.prepare(name, folder)
+    trainings.prepare(name, folder, **of_stage)
     config = trainings.write_config(name, folder, **of_stage)
     results = {moments: [] for moments in MOMENTS}
     for seed in SEEDS[: 1 if quick else None]:

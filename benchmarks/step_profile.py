@@ -25,7 +25,7 @@ from interleaved import OtherLoad
 from machine import ROOT
 
 PACKAGES = ("tensorflow", "tf-models-official", "tf_keras")
-SECONDS, LOOPS = 5.0, 12
+SECONDS, LOOPS = 5.0, 6
 PARTS = ("forward", "backward", "optimizer", "loss and metrics", "all")
 # What is in the name of an operation; the first that fits counts.
 SIGNS = (

@@ -56,14 +56,15 @@ TRAININGS = {
 }
 
 
-def prepare(name, folder):
+def prepare(name, folder, **of_stage):
     """Makes the data of a training, of what is on every machine: CPython's documentation, scikit-learn's digits.
 
     Args:
         name: One of `TRAININGS`.
         folder: An empty folder.
+        **of_stage: As in `write_config`.
     """
-    config, raw, data = write_config(name, folder, steps=1), folder / "raw", folder / "data"
+    config, raw, data = write_config(name, folder, **{"steps": 1, **of_stage}), folder / "raw", folder / "data"
     if name == "bert":
         _run("python_docs.py", "--output_dir", raw)
         texts = ["--train_text", raw / "train.txt", "--held_out_text", raw / "held_out.txt"]

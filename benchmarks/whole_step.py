@@ -20,7 +20,7 @@ from machine import ROOT
 
 PACKAGES = ("tensorflow", "tf-models-official", "tf_keras")
 THEIRS = "train_lib of Model Garden"
-LOOPS = {"bert": 12, "resnet": 7}
+LOOPS = {"bert": 10, "resnet": 5}
 
 
 def main():
