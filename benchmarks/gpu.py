@@ -35,7 +35,8 @@ def main():
 
     rounds = 5 if arguments.quick else arguments.rounds
     model = "BERT-tiny" if arguments.quick else "BERT-large"
-    titles = f"update of {model} on {jax.devices()[0].device_kind}", "step of BERT-base"
+    titles = f"update of {model} by Keras on JAX, on a GPU", "step of BERT-base by Keras on JAX, on a GPU"
+    device = jax.devices()[0].device_kind
     measured = []
     for title, measure in zip(titles, (measure_update, measure_step), strict=True):
         rows, missing = [], {}
@@ -44,7 +45,7 @@ def main():
                 rows = measure(MODELS[model](), rounds, arguments.quick)
             else:
                 missing = {name: "jax sees no GPU" for name in (OURS, OPTAX)}
-        measured.append(cases.make(title, "seconds", rows, missing, load))
+        measured.append(cases.make(title, "seconds", rows, missing, load, note=f"on {device}" if rows else None))
     cases.finish("gpu", PACKAGES, measured, arguments)
 
 

@@ -1,6 +1,6 @@
 """Measures the peak of memory during an update of all variables: LAMB of this package and its peers.
 
-    python benchmarks/memory.py [--models BERT-base] [--json FILE]
+    python benchmarks/memory.py [--models BERT-base BERT-large] [--json FILE]
 
 Each runs in a process of its own: one update of a small model, so that libraries and threads are there; the weights,
 moments and gradients; two updates; then the peak of three more. What it held before the weights is taken off. A ratio
@@ -32,14 +32,15 @@ NAMES = (
     "optax.lamb, jitted",
     "torch_optimizer Lamb",
 )
-QUICK_NAMES = (update.OURS, f"keras Lamb, {update.XLA}", f"Model Garden LAMB, {update.GRAPH}")
+FEWER_NAMES = (update.OURS, f"keras Lamb, {update.XLA}", f"Model Garden LAMB, {update.GRAPH}")
 STATUS = Path("/proc/self/status")
 
 
 def main():
     """Measures every optimizer on every model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["BERT-base"], help="(default: BERT-base)")
+    models = ["BERT-base", "BERT-large"]
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=models, help=f"(default: {', '.join(models)})")
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "NAME"), help=argparse.SUPPRESS)
     cases.add_arguments(parser)
     arguments = parser.parse_args()
@@ -51,7 +52,7 @@ def main():
         rows, missing = [], {}
         parameters = 4 * sum(map(math.prod, MODELS[model]()))
         with OtherLoad() as load:
-            for name in QUICK_NAMES if arguments.quick else NAMES:
+            for name in FEWER_NAMES if arguments.quick or model == "BERT-large" else NAMES:
                 try:
                     peak = child.ask(__file__, "--one", model, name)
                 except RuntimeError as error:

@@ -3,14 +3,15 @@
     python benchmarks/moments.py [--json FILE]
 
 A small BERT on CPython's documentation and a ResNet-10 on scikit-learn's digits, by the scripts in tpu/, with the same
-seeds for each kind of moments. Values are on held-out data, the means over the seeds; a spread is that of the seeds,
-and a ratio is to float32.
+seeds for each kind of moments, two trainings at a time. Values are on held-out data, the means over the seeds; a spread
+is that of the seeds, and a ratio is to float32.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cases
@@ -61,14 +62,19 @@ def train_all(name, folder, quick):
         of_stage = of_stage | {"steps": 20, "warmup_steps": 2}
     trainings.prepare(name, folder, **of_stage)
     config = trainings.write_config(name, folder, **of_stage)
-    results = {moments: [] for moments in MOMENTS}
-    for seed in SEEDS[: 1 if quick else None]:
-        for place, (moments, (dtype, _)) in enumerate(MOMENTS.items()):
-            run = folder / f"run_{seed}_{place}"
-            options = ("--set", *settings, f"run.seed={seed}", f"optimizer.moment_dtype={dtype}")
-            trainings.train_ours(name, folder, run, config, "--strategy", "one_device", *options)
-            results[moments].append(json.loads((run / file).read_text()))
-    return results
+
+    def train(dtype, seed):
+        run = Path(tempfile.mkdtemp(dir=folder), "run")
+        options = ("--set", *settings, f"run.seed={seed}", f"optimizer.moment_dtype={dtype}")
+        trainings.train_ours(name, folder, run, config, "--strategy", "one_device", *options)
+        return json.loads((run / file).read_text())
+
+    seeds = SEEDS[: 1 if quick else None]
+    with ThreadPoolExecutor(2) as pool:
+        results = {
+            moments: [pool.submit(train, dtype, seed) for seed in seeds] for moments, (dtype, _) in MOMENTS.items()
+        }
+        return {moments: [each.result() for each in of_seeds] for moments, of_seeds in results.items()}
 
 
 if __name__ == "__main__":

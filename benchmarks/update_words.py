@@ -8,7 +8,9 @@ to that floor. Gradients are not clipped by their global norm, which would read 
 """
 
 import argparse
+import functools
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cases
 from interleaved import OtherLoad
@@ -32,8 +34,8 @@ def main():
     arguments = parser.parse_args()
     measured = []
     for topology in TOPOLOGIES[: 1 if arguments.quick else None]:
-        with OtherLoad() as load:
-            rows = [measure(topology, name) for name in MOMENTS]
+        with OtherLoad() as load, ThreadPoolExecutor(2) as pool:
+            rows = list(pool.map(functools.partial(measure, topology), MOMENTS))
         measured.append(cases.make(f"update of BERT-base compiled for {topology}", "words", rows, {}, load))
     cases.finish("update_words", PACKAGES, measured, arguments)
 

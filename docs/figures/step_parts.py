@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from schedules import GREY
 
 OUTPUT = speed.FOLDER / "step_parts.png"
-COLORS = {"forward": "#93c5fd", "backward": "#1d4ed8", "optimizer": "#c2410c", "loss and metrics": "#a8a29e"}
+COLORS = {"forward, loss and metrics": "#93c5fd", "backward": "#1d4ed8", "optimizer": "#c2410c"}
 TITLE = "parts of a step of "
 WHOSE = ("ours", "Model Garden")
 
@@ -35,9 +35,8 @@ def bars(axes, rows):
         for part, color in COLORS.items():
             value = rows[f"{part}, {whose}"]["value"]
             axes.barh(place, value, left=left, color=color, height=0.62, label=part if place == 0 else None)
-            if part in ("forward", "backward", "optimizer"):
-                light = "white" if part != "forward" else "black"
-                axes.text(left + value / 2, place, f"{value:.0f}", ha="center", va="center", fontsize=8.5, color=light)
+            color = "black" if part.startswith("forward") else "white"
+            axes.text(left + value / 2, place, f"{value:.0f}", ha="center", va="center", fontsize=8.5, color=color)
             left += value
         axes.text(left, place, f"  {left:.0f}", va="center", fontsize=9)
     axes.set_yticks(range(len(WHOSE)), WHOSE, fontsize=9)
