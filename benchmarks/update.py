@@ -9,9 +9,10 @@ Only this package has bfloat16 moments.
 
 import argparse
 import functools
-import gc
+import json
 
 import cases
+import child
 from interleaved import OtherLoad, summarize, time_in_turns
 from model_shapes import MODELS
 
@@ -72,8 +73,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(default: all)")
     parser.add_argument("--moments", nargs="+", choices=("float32", "bfloat16"), default=("float32", "bfloat16"))
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     cases.add_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.one:
+        model, moments, *numbers = arguments.one
+        print(json.dumps(measure_group(model, moments, *map(int, numbers))))
+        return
     models = ["BERT-tiny"] if arguments.quick else arguments.models
     measured = []
     for model in models:
@@ -87,27 +93,38 @@ def main():
 
 def measure(model, moments, rounds):
     """The rows of a model, and why others have none."""
+    rows, missing = {}, {}
+    for place in range(len(groups(model, moments))):
+        # What was freed is not given back to the system: each group has a process of its own.
+        answer = child.ask(__file__, "--one", model, moments, rounds, place)
+        for row in answer["rows"]:
+            rows.setdefault(row["name"], row)
+        missing |= answer["missing"]
+    return list(rows.values()), missing
+
+
+def groups(model, moments):
+    """Those that take turns: a list of lists of names."""
+    every = GROUPS.get(model, (ALL_OURS + KERAS + OTHERS,))
+    own = [[name for name in group if moments == "float32" or name in ALL_OURS] for group in every]
+    return [[FLOOR, *group] for group in own if group]
+
+
+def measure_group(model, moments, rounds, place):
+    """The rows of a group, and why others have none, as a dictionary."""
     from contenders import arrays
 
     weights, gradients = arrays(MODELS[model]())
-    make, rows, missing = makers(moments), {}, {}
-    for group in GROUPS.get(model, (ALL_OURS + KERAS + OTHERS,)):
-        steps = {}
-        for name in (FLOOR, *group):
-            try:
-                if name in make:
-                    steps[name] = make[name](weights, gradients)
-            except (ImportError, RuntimeError) as error:
-                missing[name] = str(error)
-        base = FLOOR if FLOOR in steps else f"{OURS}, {XLA}"
-        if base not in steps:
-            steps[base] = make[base](weights, gradients)
-        if steps.keys() - rows.keys() - {base}:
-            for row in summarize(time_in_turns(steps, rounds, seldom=SLOW), base):
-                rows.setdefault(row["name"], row)
-        del steps
-        gc.collect()
-    return list(rows.values()), missing
+    make, steps, missing = makers(moments), {}, {}
+    for name in groups(model, moments)[place]:
+        try:
+            steps[name] = make[name](weights, gradients)
+        except (ImportError, RuntimeError) as error:
+            missing[name] = str(error)
+    base = FLOOR if FLOOR in steps else f"{OURS}, {XLA}"
+    if base not in steps:
+        steps[base] = make[base](weights, gradients)
+    return {"rows": summarize(time_in_turns(steps, rounds, seldom=SLOW), base), "missing": missing}
 
 
 if __name__ == "__main__":
