@@ -63,7 +63,7 @@ class Step:
         """New slots as a TPU reads them from memory once the trust ratio is known; None where that saves nothing.
 
         An update whose norm is taken before it is applied is written to memory in between, in float32. To compute it
-        again from slots in bfloat16, which are written anyway, moves less. A CPU computes no faster than it moves.
+        again from slots in bfloat16, which are written anyway, moves less. On a CPU it takes longer.
 
         Args:
             slots: The new slots, rounded as `stored` does.
