@@ -3,6 +3,8 @@
 `KERAS_BACKEND=jax` and `=torch` run this file on those backends; what is of TensorFlow alone is skipped there.
 """
 
+import inspect
+
 import keras
 import numpy as np
 import problem
@@ -180,7 +182,7 @@ def recorded(change):
 
     def mutate(patch):
         original = telemetry.record
-        names = ("statistics", "trusts", "gradients", "gradient_norm", "any_clipped", "t", "every_steps", "applied")
+        names = inspect.signature(original).parameters
 
         def record(*arguments):
             named = dict(zip(names, arguments, strict=True))
@@ -200,8 +202,8 @@ def with_trusts(change):
 def norm_after_clipping(patch):
     clip = update.LayerwiseUpdate._clip
 
-    def clip_first(self, gradients):
-        clipped, _, any_clipped = clip(self, gradients)
+    def clip_first(self, gradients, *others):
+        clipped, _, any_clipped = clip(self, gradients, *others)
         return clipped, core.global_norm(clipped), any_clipped
 
     patch.setattr(update.LayerwiseUpdate, "_clip", clip_first)

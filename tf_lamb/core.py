@@ -232,12 +232,22 @@ def clip_by_norm(gradient, limit, gradient_norm=None):
     return gradient * _clip_factor(norm(gradient) if gradient_norm is None else gradient_norm, limit)
 
 
-def global_norm(gradients):
-    """The L2 norm of a non-empty list of arrays taken together, a scalar of their widest dtype."""
+def sum_of_squares(x):
+    """The square of the L2 norm of `x`, a scalar of its dtype."""
+    return ops.sum(ops.square(x))
+
+
+def global_norm(gradients, sum_of_squares=sum_of_squares):
+    """The L2 norm of a non-empty list of arrays taken together, a scalar of their widest dtype.
+
+    Args:
+        gradients: The list.
+        sum_of_squares: What computes that of one array.
+    """
     dtypes = {compute_dtype(backend.standardize_dtype(g.dtype)) for g in gradients}
     dtype = "float64" if "float64" in dtypes else "float32"
     # Stacked: TensorFlow would regroup a chain of additions, differently from one graph to the next.
-    return ops.sqrt(ops.sum(ops.stack([ops.cast(ops.sum(ops.square(g)), dtype) for g in gradients])))
+    return ops.sqrt(ops.sum(ops.stack([ops.cast(sum_of_squares(g), dtype) for g in gradients])))
 
 
 def clip_by_global_norm(gradients, limit, gradient_norm=None):

@@ -57,7 +57,9 @@ def choose(optimizer, variables, states):
     )
     if not suits:
         return None
-    return functools.partial(optimizer._update_variables, update_all=InPlaceUpdate(optimizer))
+    return functools.partial(
+        optimizer._update_variables, update_all=InPlaceUpdate(optimizer), sum_of_squares=sum_of_squares
+    )
 
 
 class InPlaceUpdate:
@@ -165,7 +167,7 @@ class _Chain:
             moved = tf.raw_ops.ResourceApplyAdam(var=scratch, m=m, v=v, grad=gradient, **adam)
         with tf.control_dependencies([moved]):
             negative = tf.raw_ops.ReadVariableOp(resource=scratch, dtype=tf.float32)
-        trust = step.trust(w, negative, norm=_norm)
+        trust = step.trust(w, negative, norm=lambda x: tf.sqrt(sum_of_squares(x)))
         rate = -learning_rate * trust.ratio
         self._last = [tf.raw_ops.ResourceApplyGradientDescent(var=handle, alpha=rate, delta=negative)]
         return trust
@@ -176,6 +178,6 @@ def in_float32(x):
     return float(np.float32(x))
 
 
-def _norm(x):
-    # One kernel; a sum of squares would write the squares to memory.
-    return tf.sqrt(2.0 * tf.nn.l2_loss(x))
+def sum_of_squares(x):
+    """`core.sum_of_squares` by one kernel, which writes no squares to memory."""
+    return 2.0 * tf.nn.l2_loss(x)

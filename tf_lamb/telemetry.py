@@ -39,7 +39,7 @@ def make_variables(plan, add_variable):
     return variables
 
 
-def record(statistics, trusts, gradients, gradient_norm, any_clipped, t, every_steps, applied):
+def record(statistics, trusts, gradients, gradient_norm, any_clipped, t, every_steps, applied, sum_of_squares):
     """Writes the statistics of one update.
 
     Args:
@@ -51,6 +51,7 @@ def record(statistics, trusts, gradients, gradient_norm, any_clipped, t, every_s
         t: The count of updates from 1.
         every_steps: A Python int.
         applied: Whether the update counts, a boolean scalar, or None: always.
+        sum_of_squares: What computes that of one gradient.
     """
 
     def assign(name, value):
@@ -79,7 +80,9 @@ def record(statistics, trusts, gradients, gradient_norm, any_clipped, t, every_s
         # The micro-steps of a cycle share one t, and only the last of them has the mean gradient.
         due = due if applied is None else ops.logical_and(due, applied)
         old = ops.convert_to_tensor(statistics["gradient_norm"])
-        gradient_norm = ops.cond(due, lambda: ops.cast(core.global_norm(gradients), "float32"), lambda: old)
+        gradient_norm = ops.cond(
+            due, lambda: ops.cast(core.global_norm(gradients, sum_of_squares), "float32"), lambda: old
+        )
     assign("gradient_norm", gradient_norm)
 
 

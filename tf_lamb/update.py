@@ -212,7 +212,9 @@ class LayerwiseUpdate:
         statistics = self._statistics and {name: native(each) for name, each in self._statistics.items()}
         return SharedState(native(self._iterations), *(native(each) for each in counters), statistics)
 
-    def _update_variables(self, gradients, states, shared, learning_rate, update_all=None):
+    def _update_variables(
+        self, gradients, states, shared, learning_rate, update_all=None, sum_of_squares=core.sum_of_squares
+    ):
         """Assigns new values to variables and their state.
 
         Args:
@@ -221,6 +223,7 @@ class LayerwiseUpdate:
             shared: A `SharedState` of the same.
             learning_rate: A scalar.
             update_all: What updates all variables at once, an `in_place.InPlaceUpdate`; None: one after the other.
+            sum_of_squares: What computes that of a gradient.
         """
         overwriting = [g if rule.overwritten else None for rule, g in zip(self._plan, gradients, strict=True)]
         gradients = [None if rule.overwritten else g for rule, g in zip(self._plan, gradients, strict=True)]
@@ -238,7 +241,7 @@ class LayerwiseUpdate:
 
         t = shared.iterations + 1
         present = [g for g in gradients if g is not None]
-        clipped, gradient_norm, any_clipped = self._clip(present)
+        clipped, gradient_norm, any_clipped = self._clip(present, sum_of_squares)
         remaining = iter(clipped)
         scalars, tasks = {}, []
         for position, (rule, gradient, state) in enumerate(zip(self._plan, gradients, states, strict=True)):
@@ -261,7 +264,8 @@ class LayerwiseUpdate:
         if shared.statistics is not None:
             every = self._options.telemetry_every_steps
             trusts = [(step.rule, trust) for (step, *_), trust in zip(tasks, trusts, strict=True)]
-            telemetry.record(shared.statistics, trusts, present, gradient_norm, any_clipped, t, every, applied)
+            known = gradient_norm, any_clipped
+            telemetry.record(shared.statistics, trusts, present, *known, t, every, applied, sum_of_squares)
         shared.iterations.assign(gate.masked(applied, t, shared.iterations))
 
     def _update_one(self, step, state, gradient, scalars, in_cycle, applied):
@@ -308,14 +312,14 @@ class LayerwiseUpdate:
         value = ops.convert_to_tensor(variable)
         return ops.where(ops.equal(self._iterations, 0), value, ops.cast(average, value.dtype))
 
-    def _clip(self, gradients):
+    def _clip(self, gradients, sum_of_squares):
         """The clipped gradients, their norm before if it is known, and whether any was clipped; None if unknown."""
         if self.clipnorm:
-            norms = [core.norm(g) for g in gradients]
+            norms = [ops.sqrt(sum_of_squares(g)) for g in gradients]
             clipped = [core.clip_by_norm(g, self.clipnorm, norm) for g, norm in zip(gradients, norms, strict=True)]
             return clipped, None, ops.any(ops.stack([norm > self.clipnorm for norm in norms]))
         if self.global_clipnorm:
-            norm = core.global_norm(gradients)
+            norm = core.global_norm(gradients, sum_of_squares)
             return core.clip_by_global_norm(gradients, self.global_clipnorm, norm), norm, norm > self.global_clipnorm
         if self.clipvalue:
             limit = self.clipvalue

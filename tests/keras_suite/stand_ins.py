@@ -19,6 +19,7 @@ import keras
 from keras.src import optimizers as keras_optimizers
 
 import tf_lamb
+from tf_lamb import core
 
 MODULES = (
     "keras.src.optimizers.optimizer_test",
@@ -64,10 +65,10 @@ def make_stand_in(keras_name, ours, defaults, broken):
 
         # The tests of clipping call Keras's private method.
         def _clip_gradients(self, gradients):
-            return self._clip([keras.ops.convert_to_tensor(gradient) for gradient in gradients])[0]
+            return self._clip([keras.ops.convert_to_tensor(gradient) for gradient in gradients], core.sum_of_squares)[0]
 
-        def _clip(self, gradients):
-            return (gradients, None, None) if broken else super()._clip(gradients)
+        def _clip(self, gradients, *others):
+            return (gradients, None, None) if broken else super()._clip(gradients, *others)
 
     # Pickle looks a class up by its name.
     StandIn.__name__ = StandIn.__qualname__ = keras_name

@@ -66,7 +66,7 @@ def clip_before_the_sum():
     """Makes ours do what Keras 3 does."""
     summed = replicas.sum_over_replicas
     replicas.sum_over_replicas = lambda g, *rest: summed(core.clip_by_global_norm(g, 0.5), *rest)
-    update.LayerwiseUpdate._clip = lambda self, gradients: (gradients, None, None)
+    update.LayerwiseUpdate._clip = lambda self, gradients, _: (gradients, None, None)
 
 
 def main():

@@ -53,7 +53,7 @@ def test_a_custom_loop_makes_the_update_of_the_mean(face, strategy):
 def clip_each_micro_step(patch):
     accumulate = gate.accumulate
     patch.setattr(gate, "accumulate", lambda g, *rest: accumulate(core.clip_by_global_norm(g, 0.5), *rest))
-    patch.setattr(update.LayerwiseUpdate, "_clip", lambda self, gradients: (gradients, None, None))
+    patch.setattr(update.LayerwiseUpdate, "_clip", lambda self, gradients, _: (gradients, None, None))
 
 
 def average_each_micro_step(patch):

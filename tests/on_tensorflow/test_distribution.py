@@ -98,7 +98,7 @@ def clip_before_the_sum(patch):
     """Keras 3's own order."""
     summed = replicas.sum_over_replicas
     patch.setattr(replicas, "sum_over_replicas", lambda g, *rest: summed(core.clip_by_global_norm(g, 0.5), *rest))
-    patch.setattr(update.LayerwiseUpdate, "_clip", lambda self, gradients: (gradients, None, None))
+    patch.setattr(update.LayerwiseUpdate, "_clip", lambda self, gradients, _: (gradients, None, None))
 
 
 def each_replica_tests_its_own(patch):

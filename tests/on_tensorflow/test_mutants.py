@@ -60,7 +60,7 @@ def clip_before_the_sum(patch):
 
 
 def no_clip(patch):
-    patch.setattr(update.LayerwiseUpdate, "_clip", lambda self, gradients: (gradients, None, None))
+    patch.setattr(update.LayerwiseUpdate, "_clip", lambda self, gradients, _: (gradients, None, None))
 
 
 def same_list_for_both(patch):
