@@ -8,14 +8,13 @@ import time
 NOTABLE_LOAD = 0.1
 
 
-def time_in_turns(calls, rounds, warmups=2, seldom=()):
+def time_in_turns(calls, rounds, warmups=2):
     """Times each call once a round, every other round in reverse order.
 
     Args:
         calls: A dictionary of names to functions without arguments, which return when their work is done.
         rounds: How many rounds are timed.
         warmups: How many rounds are not timed, before.
-        seldom: The names of slow ones, which take part in one round before and in the first three.
 
     Returns:
         A dictionary of the names to as many seconds as there are rounds.
@@ -23,8 +22,6 @@ def time_in_turns(calls, rounds, warmups=2, seldom=()):
     seconds = {name: [] for name in calls}
     for number in range(-warmups, rounds):
         for name in list(calls) if number % 2 else reversed(calls):
-            if name in seldom and not -1 <= number < 3:
-                continue
             begin = time.perf_counter()
             calls[name]()
             if number >= 0:
@@ -46,7 +43,7 @@ def summarize(seconds, base):
     rows = []
     for name, values in seconds.items():
         low, median, high = _quartiles(values)
-        ratios = _quartiles([value / other for value, other in zip(values, seconds[base], strict=False)])
+        ratios = _quartiles([value / other for value, other in zip(values, seconds[base], strict=True)])
         rows.append(
             {
                 "name": name,
@@ -116,9 +113,10 @@ class OtherLoad:
     def _read():
         try:
             with open("/proc/stat", encoding="ascii") as file:
-                user, nice, system, _, _, interrupts, soft, *_ = map(int, file.readline().split()[1:])
+                # What a hypervisor took for other machines counts, too.
+                user, nice, system, _, _, interrupts, soft, stolen, *_ = map(int, file.readline().split()[1:])
         except (OSError, ValueError):
             return None
-        busy = (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+        busy = (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
         own = os.times()
         return time.monotonic(), busy, own.user + own.system + own.children_user + own.children_system
