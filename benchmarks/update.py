@@ -3,9 +3,9 @@
     python benchmarks/update.py [--models BERT-base ResNet-50] [--moments float32 bfloat16] [--json FILE]
 
 The gradients are there, and the same for all. As the memory that a process was given can make it some tenth faster or
-slower, each model is measured in several, one after the other. A ratio is to the floor: two passes over the memory in C with all cores,
-ten words a parameter (seven with bfloat16 moments); without a C compiler it is to this package in one XLA computation.
-Only this package has bfloat16 moments.
+slower, each model is measured in several, one after the other. A ratio is to the floor: two passes over the memory in
+C with all cores, ten words a parameter (seven with bfloat16 moments); without a C compiler it is to this package in
+one XLA computation. Only this package has bfloat16 moments.
 """
 
 import argparse
