@@ -19,7 +19,7 @@ import trainings
 from interleaved import OtherLoad, summarize
 
 PACKAGES = ("tensorflow", "tf-models-official", "tf_keras")
-BATCH, LOOPS = 16, 6
+BATCH, LOOPS = 16, 4
 ONE = "1 replica"
 
 

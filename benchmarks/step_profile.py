@@ -25,7 +25,7 @@ from interleaved import OtherLoad
 from machine import ROOT
 
 PACKAGES = ("tensorflow", "tf-models-official", "tf_keras")
-SECONDS, LOOPS = 5.0, 6
+SECONDS, LOOPS = 5.0, 4
 PARTS = ("forward, loss and metrics", "backward", "optimizer", "all")
 # What is in the name of an operation; the first that fits counts.
 SIGNS = (
