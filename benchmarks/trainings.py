@@ -20,7 +20,7 @@ TRAININGS = {
     "bert": (
         "train_bert.py",
         {
-            "data": {"vocab_size": 8000, "dupe_factor": 1},
+            "data": {"vocab_size": 8000, "dupe_factor": 5},
             "model": {"layers": 2, "hidden_size": 128, "attention_heads": 2, "intermediate_size": 512},
             "optimizer": {"weight_decay": 0.01, "exclude_from_weight_decay": ["LayerNorm|layer_norm|bias"]},
             "stages": [
