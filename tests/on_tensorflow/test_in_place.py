@@ -220,6 +220,9 @@ MUTANTS = {
     "no bias correction": lambda patch: patch.setattr(core, "bias_correction", lambda beta, t: tf.ones_like(t)),
     "corrections of betas that the kernel has not": lambda patch: patch.setattr(in_place, "in_float32", float),
     "corrected by the kernel, too": corrected_by_the_kernel_too,
+    "norms without roots": lambda patch: patch.setattr(
+        in_place, "sum_of_squares", lambda x: (2 * tf.nn.l2_loss(x)) ** 2
+    ),
     "half of the squares": lambda patch: patch.setattr(in_place, "sum_of_squares", tf.nn.l2_loss),
     "no decay": lambda patch: patch.setattr(rules.Rule, "decayed", False),
     "decay of all": lambda patch: patch.setattr(rules.Rule, "decayed", True),
