@@ -26,7 +26,7 @@ def describe_machine(cores, packages):
 
     changed = bool(git("status", "--porcelain", "--untracked-files=no"))
     return {
-        "date": time.strftime("%Y-%m-%d"),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": names[0].split(":")[1].strip() if names else platform.processor() or platform.machine(),
         "cores": cores,
         "load_average": os.getloadavg()[0],

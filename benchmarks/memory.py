@@ -32,7 +32,8 @@ NAMES = (
     "optax.lamb, jitted",
     "torch_optimizer Lamb",
 )
-FEWER_NAMES = (update.OURS, f"keras Lamb, {update.XLA}", f"Model Garden LAMB, {update.GRAPH}")
+QUICK_NAMES = (update.OURS, f"keras Lamb, {update.XLA}")
+FEWER_NAMES = (*QUICK_NAMES, f"Model Garden LAMB, {update.GRAPH}")
 STATUS = Path("/proc/self/status")
 
 
@@ -50,9 +51,10 @@ def main():
     measured = []
     for model in ["ResNet-50"] if arguments.quick else arguments.models:
         rows, missing = [], {}
+        names = QUICK_NAMES if arguments.quick else FEWER_NAMES if model == "BERT-large" else NAMES
         parameters = 4 * sum(map(math.prod, MODELS[model]()))
         with OtherLoad() as load:
-            for name in FEWER_NAMES if arguments.quick or model == "BERT-large" else NAMES:
+            for name in names:
                 try:
                     peak = child.ask(__file__, "--one", model, name)
                 except RuntimeError as error:

@@ -82,10 +82,11 @@ def describe(path):
     every = [each["machine"] for each in json.loads(path.read_text())]
     facts = {name: value for each in every for name, value in each.items()}
     machine = f"{facts.pop('machine')}, {facts.pop('cores')} cores, Python {facts.pop('python')}"
-    commits, dates = (" and ".join(sorted({each[name] for each in every})) for name in ("commit", "date"))
+    commits, dates = (sorted({each[name] for each in every}) for name in ("commit", "date"))
     others = ("date", "commit", "load_average")
     versions = [f"{name} {version}" for name, version in facts.items() if name not in others]
-    return f"{path.name}: {dates}, commit {commits}, {machine}; {', '.join(versions)}"
+    when = f"{dates[0]} to {dates[-1]}, commit {' and '.join(commits)}"
+    return f"{path.name}: {when}, {machine}; {', '.join(versions)}"
 
 
 def rows_of(case):
