@@ -2,16 +2,18 @@
 
     python benchmarks/features.py [--models BERT-base] [--json FILE]
 
-A ratio is to the plain update, both called from Python and with the same gradients. Telemetry takes the global
-gradient norm only once in `telemetry_every_steps` updates, and so many updates are one call here. Accumulation over
-four calls is one call here, too, and is compared with one plain update: three calls only add.
+A ratio is to the plain update, both called from Python and with the same gradients. As the memory that a process was
+given can make either faster by more than some features cost, each pair is measured in several processes. Telemetry
+takes the global gradient norm only once in `telemetry_every_steps` updates, and so many updates are one call here.
+Accumulation over four calls is one call here, too, and is compared with one plain update: three calls only add.
 """
 
 import argparse
 import functools
-import gc
+import json
 
 import cases
+import child
 from interleaved import OtherLoad, summarize, time_in_turns
 from model_shapes import MODELS
 
@@ -19,6 +21,7 @@ PACKAGES = ("tensorflow", "keras")
 PLAIN = "plain update"
 TELEMETRY_EVERY = 10
 ACCUMULATED = 4
+ROUNDS, PROCESSES, PROCESSES_OF_TELEMETRY = 3, 2, 6  # two hundredths are a goal for telemetry
 # For each feature: the options, and the dtype of the variables.
 FEATURES = {
     "telemetry": ({"telemetry": True, "telemetry_every_steps": TELEMETRY_EVERY}, "float32"),
@@ -38,37 +41,46 @@ def main():
     """Times every feature on every model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["BERT-base"], help="(default: BERT-base)")
-    parser.add_argument("--rounds", type=int, default=5, help="how many rounds (default: 5)")
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     cases.add_arguments(parser)
     arguments = parser.parse_args()
-    models, rounds = (["BERT-tiny"], 3) if arguments.quick else (arguments.models, arguments.rounds)
+    if arguments.one:
+        model, *features = arguments.one
+        print(json.dumps({feature: measure(model, feature) for feature in features}))
+        return
+    models, processes = arguments.models, [[feature] for feature in FEATURES] * PROCESSES
+    processes += [["telemetry"]] * (PROCESSES_OF_TELEMETRY - PROCESSES)
+    if arguments.quick:
+        models, processes = ["BERT-tiny"], [FEATURES]
     measured = []
     for model in models:
-        rows = []
+        seconds = {feature: {} for feature in FEATURES}
         with OtherLoad() as load:
-            # In pairs with the plain update: all at once would not fit into memory.
-            for feature, (options, dtype) in FEATURES.items():
-                pair = measure(MODELS[model](), feature, options, dtype, rounds)
-                rows += pair[bool(rows) :]
-                gc.collect()
+            for features in processes:
+                for feature, pair in child.ask(__file__, "--one", model, *features).items():
+                    for name, values in pair.items():
+                        seconds[feature].setdefault(name, []).extend(values)
+        rows = [row for pair in seconds.values() for row in summarize(pair, PLAIN)]
+        plain = next(row for row in rows if row["name"] == PLAIN)
+        rows = [plain, *(row for row in rows if row["name"] != PLAIN)]
         measured.append(cases.make(f"features on {model}", "seconds", rows, {}, load))
     cases.finish("features", PACKAGES, measured, arguments)
 
 
-def measure(shapes, feature, options, dtype, rounds):
-    """The rows of the plain update and of a feature."""
+def measure(model, feature):
+    """The seconds of an update in each round by their names: of a plain one and with a feature."""
     import contenders
     import tf_lamb
 
-    weights, gradients = contenders.arrays(shapes)
+    options, dtype = FEATURES[feature]
+    weights, gradients = contenders.arrays(MODELS[model]())
     plain = contenders.tensorflow_step(contenders.keras_apply(tf_lamb.LAMB, weights), gradients)
     make = functools.partial(tf_lamb.LAMB, **options)
     with_it = contenders.tensorflow_step(contenders.keras_apply(make, weights, dtype), gradients, dtype=dtype)
     plain_calls = options.get("telemetry_every_steps", 1)
     calls = plain_calls * options.get("gradient_accumulation_steps", 1)
-    return summarize(
-        time_in_turns({PLAIN: repeated(plain, plain_calls), feature: repeated(with_it, calls)}, rounds), PLAIN
-    )
+    seconds = time_in_turns({PLAIN: repeated(plain, plain_calls), feature: repeated(with_it, calls)}, ROUNDS)
+    return {name: [value / plain_calls for value in values] for name, values in seconds.items()}
 
 
 def repeated(step, times):
