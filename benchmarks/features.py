@@ -60,9 +60,9 @@ def main():
                 for feature, pair in child.ask(__file__, "--one", model, *features).items():
                     for name, values in pair.items():
                         seconds[feature].setdefault(name, []).extend(values)
-        rows = [row for pair in seconds.values() for row in summarize(pair, PLAIN)]
-        plain = next(row for row in rows if row["name"] == PLAIN)
-        rows = [plain, *(row for row in rows if row["name"] != PLAIN)]
+        rows = []
+        for pair in seconds.values():
+            rows += summarize(pair, PLAIN)[bool(rows) :]
         measured.append(cases.make(f"features on {model}", "seconds", rows, {}, load))
     cases.finish("features", PACKAGES, measured, arguments)
 
