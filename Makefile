@@ -30,6 +30,8 @@ CONSTRAINTS := constraints/python$(PYTHON_VERSION).txt
 INSTALL := $(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Without bytecode, each of the many programs that are started here compiles TensorFlow's sources for 13 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 BACKENDS := tensorflow jax torch
 # Two processes for the tests, and new ones for each folder, since TensorFlow never frees what XLA compiled. By default

@@ -28,6 +28,6 @@ def run(*command, environment=None):
     return done.stdout
 
 
-def ask(*command):
+def ask(*command, environment=None):
     """The JSON that a program prints in its last line; see `run`."""
-    return json.loads(run(*command).splitlines()[-1])
+    return json.loads(run(*command, environment=environment).splitlines()[-1])

@@ -4,7 +4,8 @@
 
 Each runs in a process of its own: one update of a small model, so that libraries and threads are there; the weights,
 moments and gradients; two updates; then the peak of three more. What it held before the weights is taken off. A ratio
-is to four float32 words a parameter: weight, gradient and two moments.
+is to four float32 words a parameter: weight, gradient and two moments. TensorFlow's packages are built with oneDNN,
+whose allocator keeps what the building of the variables freed; so this package is measured without it as well.
 """
 
 import argparse
@@ -22,9 +23,11 @@ from interleaved import OtherLoad
 from model_shapes import MODELS
 
 PACKAGES = update.PACKAGES
+WITHOUT_ONEDNN = f"{update.OURS}, TF_ENABLE_ONEDNN_OPTS=0"
+OURS = (update.OURS, WITHOUT_ONEDNN)
 NAMES = (
     update.FLOOR,
-    update.OURS,
+    *OURS,
     f"{update.OURS}, {update.XLA}",
     f"keras Lamb, {update.XLA}",
     f"keras Lamb, {update.GRAPH}",
@@ -33,7 +36,7 @@ NAMES = (
     "torch_optimizer Lamb",
 )
 QUICK_NAMES = (update.OURS, f"keras Lamb, {update.XLA}")
-FEWER_NAMES = (*QUICK_NAMES, f"Model Garden LAMB, {update.GRAPH}")
+FEWER_NAMES = (*OURS, f"keras Lamb, {update.XLA}", f"Model Garden LAMB, {update.GRAPH}")
 STATUS = Path("/proc/self/status")
 
 
@@ -55,8 +58,11 @@ def main():
         parameters = 4 * sum(map(math.prod, MODELS[model]()))
         with OtherLoad() as load:
             for name in names:
+                maker, environment = name, None
+                if name == WITHOUT_ONEDNN:
+                    maker, environment = update.OURS, {"TF_ENABLE_ONEDNN_OPTS": "0"}
                 try:
-                    peak = child.ask(__file__, "--one", model, name)
+                    peak = child.ask(__file__, "--one", model, maker, environment=environment)
                 except RuntimeError as error:
                     missing[name] = str(error)
                 else:
