@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -48,10 +49,12 @@ def main():
             file = Path(folder, "figures.json")
             command = [sys.executable, FOLDER / f"{name}.py", "--json", file, *["--quick"] * arguments.quick]
             print(f"\n=== {name}", flush=True)
+            begun = time.monotonic()
             if subprocess.run(command, check=False).returncode:
                 failed.append(name)
                 continue
             figures[name] = json.loads(file.read_text())
+            print(f"({(time.monotonic() - begun) / 60:.1f} minutes)", flush=True)
         # After each, so that an interrupt leaves the others.
         in_order = [figures[each] for each in BENCHMARKS if each in figures]
         arguments.json.write_text(json.dumps(in_order, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """Times tpu/prepare_bert_data.py against tf-models-official's create_pretraining_data on the same text and vocabulary.
 
-    python benchmarks/bert_data.py [--text FILE] [--rounds 3] [--json FILE]
+    python benchmarks/bert_data.py [--text FILE] [--rounds 2] [--json FILE]
 
 What is timed, for both: from a text with one sentence a line, blank lines between documents, and a vocabulary, to
 TFRecord files of examples of 128 tokens and at most 20 predictions, by a fresh process once it has imported what it
@@ -52,7 +52,7 @@ def main():
     parser.add_argument("--text", type=Path, help="a text with blank lines between documents (default: documentation)")
     parser.add_argument("--vocab_size", type=int, default=8000, help="of the vocabulary to learn (default: 8000)")
     parser.add_argument("--dupe_factor", type=int, default=5, help="how often a document is masked anew (default: 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed (default: 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each is timed (default: 2)")
     parser.add_argument("--processes", type=int, default=cores, help="beside one process (default: one for each core)")
     parser.add_argument("--model_garden_in", type=Path, help=argparse.SUPPRESS)
     cases.add_arguments(parser)

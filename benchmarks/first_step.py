@@ -25,7 +25,7 @@ COMPILED = {"in a tf.function": False, "in an XLA step": True}
 def main():
     """Measures every package in processes of their own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="how many processes of each (default: 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="how many processes of each (default: 2)")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "VARIABLES"), help=argparse.SUPPRESS)
     cases.add_arguments(parser)
     arguments = parser.parse_args()

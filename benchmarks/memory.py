@@ -36,7 +36,7 @@ NAMES = (
     "torch_optimizer Lamb",
 )
 QUICK_NAMES = (update.OURS, f"keras Lamb, {update.XLA}")
-FEWER_NAMES = (*OURS, f"keras Lamb, {update.XLA}", f"Model Garden LAMB, {update.GRAPH}")
+FEWER_NAMES = (*OURS, f"keras Lamb, {update.XLA}")
 STATUS = Path("/proc/self/status")
 
 

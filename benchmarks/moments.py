@@ -17,10 +17,10 @@ from pathlib import Path
 import cases
 import trainings
 from interleaved import OtherLoad, compare
-from update_words import MOMENTS
 
 PACKAGES = ("tensorflow", "tf-models-official", "tf_keras")
 SEEDS = (0, 1, 2)
+DTYPES = ("float32", "bfloat16")
 # For each training: fields of its stage, settings, the file of the results and what is read from it.
 TRAININGS = {
     "bert": (
@@ -72,9 +72,7 @@ def train_all(name, folder, quick):
 
     seeds = SEEDS[: 1 if quick else None]
     with ThreadPoolExecutor(2) as pool:
-        results = {
-            moments: [pool.submit(train, dtype, seed) for seed in seeds] for moments, (dtype, _) in MOMENTS.items()
-        }
+        results = {f"{dtype} moments": [pool.submit(train, dtype, seed) for seed in seeds] for dtype in DTYPES}
         return {moments: [each.result() for each in of_seeds] for moments, of_seeds in results.items()}
 
 

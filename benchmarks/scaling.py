@@ -26,7 +26,7 @@ ONE = "1 replica"
 def main():
     """Times all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="how many processes of each (default: 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="how many processes of each (default: 2)")
     cases.add_arguments(parser)
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds

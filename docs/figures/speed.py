@@ -16,6 +16,7 @@ PAGE = FOLDER.parent / "speed.md"
 README = FOLDER.parents[1] / "README.md"
 # Two runs agree if no ratio differs by more.
 AGREEMENT = 0.15
+MISSED = "**no**"
 OURS, KERAS, GARDEN = "tf_lamb", "keras Lamb", "Model Garden LAMB"
 BASE, IN_XLA = "update of BERT-base, float32 moments", "in an XLA step"
 COMPILED = "update of BERT-base compiled for"
@@ -42,8 +43,11 @@ GOALS = {
         f"peak memory, {model} / parameters, gradients and moments": (f"{PEAK} {model}", OURS, None, 1.1)
         for model in ("BERT-base", "BERT-large")
     },
-    "step of train_bert.py / Model Garden's": ("step of train_bert.py", "tpu/train_bert.py", None, 1.0),
-    "step of train_resnet.py / Model Garden's": ("step of train_resnet.py", "tpu/train_resnet.py", None, 1.0),
+    **{
+        f"step of {script} / Model Garden's, {goal}": (f"step of {script}", f"tpu/{script}", None, most)
+        for script in ("train_bert.py", "train_resnet.py")
+        for goal, most in (("as fast", 1.0), ("5% faster", 1 / 1.05))
+    },
     **{
         f"words a parameter on {chip}, {moments} / their floor": (f"{COMPILED} {chip}", moments, None, most)
         for chip in ("v3:4x4", "v4:2x2x4", "v5e:4x4")
@@ -56,14 +60,34 @@ GOALS = {
     "LAMB of Keras on JAX, on a GPU / 10 words copied": (f"update of BERT-large {ON_GPU}", OURS, None, 1 / 0.85),
     "a step of BERT-base there / with optax.lamb": (f"step of BERT-base {ON_GPU}", OURS, None, 1.0),
 }
+# What the sentences of goals begin with, and why such a goal is missed where it is.
+REASONS = {
+    "LAMB called from Python / the floor": (
+        "TensorFlow's kernel of Adam goes over its part of a variable three times, and the norms and the step go over "
+        "it again: some seventeen words, most of which come from caches that are shared with other machines. So this "
+        "ratio is one of the machine. On another day's, of the same name, the floor was a fifth slower and LAMB as "
+        "fast: 1.32 (commit 21a91d7)."
+    ),
+    "telemetry / none": "A process more or less moves this ratio by some hundredths.",
+    "peak memory": (
+        "The scratch arrays of four variables are 0.07 of it in BERT-base and 0.03 in BERT-large, the graph and "
+        "libraries some 0.05. The rest is what building the variables freed, which the allocator of oneDNN keeps; the "
+        "table below has a row without it."
+    ),
+    "step of train_bert.py": (
+        "Both train tf-models-official's model, whose forward and backward passes take most of a step; see below."
+    ),
+}
 
 
 def main():
     """Writes the tables, and prints which ratios of the two runs disagree."""
     runs = read()
-    goals = page_table.table(
-        ["Ratio", "Goal, at most", "First run", "Second run", "Met"], [goal(name, *GOALS[name], runs) for name in GOALS]
-    )
+    rows = [goal(name, *GOALS[name], runs) for name in GOALS]
+    goals = page_table.table(["Ratio", "Goal, at most", "First run", "Second run", "Met"], rows)
+    missed = [row[0] for row in rows if row[-1] == MISSED]
+    reasons = [f"- {name}: {why}" for name, why in REASONS.items() if any(each.startswith(name) for each in missed)]
+    goals += "\n".join(["", "Why a goal is missed:", "", *reasons, ""] if reasons else [])
     page_table.write(PAGE, "runs", "".join(f"- {describe(path)}\n" for path in RUNS))
     page_table.write(PAGE, "goals", goals)
     page_table.write(PAGE, "figures", "\n".join(figures(title, runs) for title in runs[0]))
@@ -106,7 +130,7 @@ def goal(sentence, title, name, base, most, runs):
         return [sentence, f"{most:.2f}", "not run", "not run", "not run"]
     ratios = [ratio(run[title], name, base) for run in runs]
     met = all(each <= most for each in ratios)
-    return [sentence, f"{most:.2f}", *(f"{each:.2f}" for each in ratios), "yes" if met else "**no**"]
+    return [sentence, f"{most:.2f}", *(f"{each:.2f}" for each in ratios), "yes" if met else MISSED]
 
 
 def figures(title, runs):
