@@ -3,10 +3,10 @@
     python benchmarks/features.py [--models BERT-base] [--json FILE]
 
 A ratio is to the plain update, both called from Python and with the same gradients. As the memory that a process was
-given can make either faster by more than some features cost, each pair has a process of its own, and telemetry, whose
-goal is two hundredths, several. Telemetry takes the global gradient norm only once in `telemetry_every_steps` updates,
-and so many updates are one call here.
-Accumulation over four calls is one call here, too, and is compared with one plain update: three calls only add.
+given can make either faster by more than some features cost, telemetry, whose goal is two hundredths, is measured in
+several processes, and the others in groups. Telemetry takes the global gradient norm only once in
+`telemetry_every_steps` updates, and so many updates are one call here. Accumulation over four calls is one call here,
+too, and is compared with one plain update: three calls only add.
 """
 
 import argparse
@@ -22,7 +22,7 @@ PACKAGES = ("tensorflow", "keras")
 PLAIN = "plain update"
 TELEMETRY_EVERY = 10
 ACCUMULATED = 4
-ROUNDS, PROCESSES_OF_TELEMETRY = 6, 4
+ROUNDS = {"BERT-tiny": 10, "BERT-base": 6, "BERT-large": 4, "ResNet-50": 8}
 # For each feature: the options, and the dtype of the variables.
 FEATURES = {
     "telemetry": ({"telemetry": True, "telemetry_every_steps": TELEMETRY_EVERY}, "float32"),
@@ -36,6 +36,14 @@ FEATURES = {
     "bfloat16 variables with master_weights": ({"master_weights": True}, "bfloat16"),
     f"gradient_accumulation_steps={ACCUMULATED}": ({"gradient_accumulation_steps": ACCUMULATED}, "float32"),
 }
+# Those that take turns with a plain update, a process each.
+GROUPS = (
+    ("telemetry",),
+    ("skip_nonfinite", "dynamic_loss_scale", "global_clipnorm", "clipnorm"),
+    ("use_ema", "bfloat16 moments", f"gradient_accumulation_steps={ACCUMULATED}"),
+    ("bfloat16 variables", "bfloat16 variables with master_weights"),
+)
+PROCESSES_OF_TELEMETRY = 3
 
 
 def main():
@@ -47,20 +55,20 @@ def main():
     arguments = parser.parse_args()
     if arguments.one:
         model, *features = arguments.one
-        print(json.dumps({feature: measure(model, feature) for feature in features}))
+        print(json.dumps(measure(model, features)))
         return
-    models, processes = arguments.models, [[feature] for feature in FEATURES]
-    processes += [["telemetry"]] * (PROCESSES_OF_TELEMETRY - 1)
+    models, processes = arguments.models, [*GROUPS, *[GROUPS[0]] * (PROCESSES_OF_TELEMETRY - 1)]
     if arguments.quick:
-        models, processes = ["BERT-tiny"], [FEATURES]
+        models, processes = ["BERT-tiny"], GROUPS
     measured = []
     for model in models:
         seconds = {feature: {} for feature in FEATURES}
         with OtherLoad() as load:
             for features in processes:
-                for feature, pair in child.ask(__file__, "--one", model, *features).items():
-                    for name, values in pair.items():
-                        seconds[feature].setdefault(name, []).extend(values)
+                answer = child.ask(__file__, "--one", model, *features)
+                for feature in features:
+                    for name in (PLAIN, feature):
+                        seconds[feature].setdefault(name, []).extend(answer[name])
         rows = []
         for pair in seconds.values():
             rows += summarize(pair, PLAIN)[bool(rows) :]
@@ -68,20 +76,20 @@ def main():
     cases.finish("features", PACKAGES, measured, arguments)
 
 
-def measure(model, feature):
-    """The seconds of an update in each round by their names: of a plain one and with a feature."""
+def measure(model, features):
+    """The seconds of an update in each round by their names: of a plain one and with each feature."""
     import contenders
     import tf_lamb
 
-    options, dtype = FEATURES[feature]
     weights, gradients = contenders.arrays(MODELS[model]())
-    plain = contenders.tensorflow_step(contenders.keras_apply(tf_lamb.LAMB, weights), gradients)
-    make = functools.partial(tf_lamb.LAMB, **options)
-    with_it = contenders.tensorflow_step(contenders.keras_apply(make, weights, dtype), gradients, dtype=dtype)
-    plain_calls = options.get("telemetry_every_steps", 1)
-    calls = plain_calls * options.get("gradient_accumulation_steps", 1)
-    seconds = time_in_turns({PLAIN: repeated(plain, plain_calls), feature: repeated(with_it, calls)}, ROUNDS)
-    return {name: [value / plain_calls for value in values] for name, values in seconds.items()}
+    updates = max(FEATURES[feature][0].get("telemetry_every_steps", 1) for feature in features)
+    steps = {}
+    for name, (options, dtype) in {PLAIN: ({}, "float32"), **{name: FEATURES[name] for name in features}}.items():
+        apply = contenders.keras_apply(functools.partial(tf_lamb.LAMB, **options), weights, dtype)
+        step = contenders.tensorflow_step(apply, gradients, dtype=dtype)
+        steps[name] = repeated(step, updates * options.get("gradient_accumulation_steps", 1))
+    seconds = time_in_turns(steps, ROUNDS[model])
+    return {name: [value / updates for value in values] for name, values in seconds.items()}
 
 
 def repeated(step, times):

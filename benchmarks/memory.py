@@ -10,10 +10,12 @@ whose allocator keeps what the building of the variables freed; so this package 
 
 import argparse
 import ctypes
+import functools
 import gc
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cases
@@ -53,22 +55,30 @@ def main():
         return
     measured = []
     for model in ["ResNet-50"] if arguments.quick else arguments.models:
-        rows, missing = [], {}
         names = QUICK_NAMES if arguments.quick else FEWER_NAMES if model == "BERT-large" else NAMES
-        parameters = 4 * sum(map(math.prod, MODELS[model]()))
-        with OtherLoad() as load:
-            for name in names:
-                maker, environment = name, None
-                if name == WITHOUT_ONEDNN:
-                    maker, environment = update.OURS, {"TF_ENABLE_ONEDNN_OPTS": "0"}
-                try:
-                    peak = child.ask(__file__, "--one", model, maker, environment=environment)
-                except RuntimeError as error:
-                    missing[name] = str(error)
-                else:
-                    rows.append({"name": name, "value": peak / 2**20, "spread": 0.0, "ratio": peak / 4 / parameters})
+        words = 16 * sum(map(math.prod, MODELS[model]()))
+        # Two of BERT-large do not fit.
+        with OtherLoad() as load, ThreadPoolExecutor(1 if model == "BERT-large" else 2) as pool:
+            answers = dict(zip(names, pool.map(functools.partial(ask, model), names), strict=True))
+        missing = {name: answer for name, answer in answers.items() if isinstance(answer, str)}
+        rows = [
+            {"name": name, "value": peak / 2**20, "spread": 0.0, "ratio": peak / words}
+            for name, peak in answers.items()
+            if name not in missing
+        ]
         measured.append(cases.make(f"peak memory of an update of {model}", "MiB", rows, missing, load))
     cases.finish("memory", PACKAGES, measured, arguments)
+
+
+def ask(model, name):
+    """What `measure` gives in a process of its own, or why it gives nothing."""
+    maker, environment = name, None
+    if name == WITHOUT_ONEDNN:
+        maker, environment = update.OURS, {"TF_ENABLE_ONEDNN_OPTS": "0"}
+    try:
+        return child.ask(__file__, "--one", model, maker, environment=environment)
+    except RuntimeError as error:
+        return str(error)
 
 
 def measure(model, name):

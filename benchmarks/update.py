@@ -21,8 +21,8 @@ from model_shapes import MODELS
 PACKAGES = ("tensorflow", "keras", "tf-models-official", "jax", "optax", "torch", "torch-optimizer")
 FLOOR, OURS, GRAPH, XLA = "floor in C", "tf_lamb", "in a tf.function", "in an XLA step"
 # How many processes for each model, most of whose time goes into compiling, and the rounds in each.
-PROCESSES = {"BERT-tiny": 3, "BERT-base": 2, "BERT-large": 1, "ResNet-50": 2}
-ROUNDS = {"BERT-tiny": 25, "BERT-base": 8, "BERT-large": 12, "ResNet-50": 16}
+PROCESSES = {"BERT-tiny": 2, "BERT-base": 2, "BERT-large": 1, "ResNet-50": 2}
+ROUNDS = {"BERT-tiny": 30, "BERT-base": 8, "BERT-large": 12, "ResNet-50": 16}
 ALL_OURS = (OURS, f"{OURS}, {GRAPH}", f"{OURS}, {XLA}")
 KERAS = (f"keras Lamb, {XLA}", f"keras Lamb, {GRAPH}", "keras Lamb")
 OTHERS = (f"Model Garden LAMB, {GRAPH}", "optax.lamb, jitted", "torch_optimizer Lamb", f"keras Adam, {XLA}")

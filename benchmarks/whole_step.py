@@ -22,7 +22,7 @@ PACKAGES = ("tensorflow", "tf-models-official", "tf_keras")
 THEIRS = "train_lib of Model Garden"
 LOOPS = {"bert": 5, "resnet": 3}
 # As many processes of each; one of them may be some hundredths faster than another.
-ROUNDS = {"bert": 4, "resnet": 3}
+ROUNDS = {"bert": 3, "resnet": 2}
 
 
 def main():
