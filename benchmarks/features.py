@@ -3,10 +3,9 @@
     python benchmarks/features.py [--models BERT-base] [--json FILE]
 
 A ratio is to the plain update, both called from Python and with the same gradients. As the memory that a process was
-given can make either faster by more than some features cost, telemetry, whose goal is two hundredths, is measured in
-several processes, and the others in groups. Telemetry takes the global gradient norm only once in
-`telemetry_every_steps` updates, and so many updates are one call here. Accumulation over four calls is one call here,
-too, and is compared with one plain update: three calls only add.
+given can make either faster by more than some features cost, each is measured in several. Telemetry takes the global
+gradient norm only once in `telemetry_every_steps` updates, and so many updates are one call here. Accumulation over
+four calls is one call here, too, and is compared with one plain update: three calls only add.
 """
 
 import argparse
@@ -22,7 +21,7 @@ PACKAGES = ("tensorflow", "keras")
 PLAIN = "plain update"
 TELEMETRY_EVERY = 10
 ACCUMULATED = 4
-ROUNDS = {"BERT-tiny": 10, "BERT-base": 6, "BERT-large": 4, "ResNet-50": 8}
+ROUNDS, PROCESSES = {"BERT-tiny": 10, "BERT-base": 6, "BERT-large": 4, "ResNet-50": 8}, 2
 # For each feature: the options, and the dtype of the variables.
 FEATURES = {
     "telemetry": ({"telemetry": True, "telemetry_every_steps": TELEMETRY_EVERY}, "float32"),
@@ -43,7 +42,6 @@ GROUPS = (
     ("use_ema", "bfloat16 moments", f"gradient_accumulation_steps={ACCUMULATED}"),
     ("bfloat16 variables", "bfloat16 variables with master_weights"),
 )
-PROCESSES_OF_TELEMETRY = 3
 
 
 def main():
@@ -57,14 +55,12 @@ def main():
         model, *features = arguments.one
         print(json.dumps(measure(model, features)))
         return
-    models, processes = arguments.models, [*GROUPS, *[GROUPS[0]] * (PROCESSES_OF_TELEMETRY - 1)]
-    if arguments.quick:
-        models, processes = ["BERT-tiny"], GROUPS
+    models, processes = (["BERT-tiny"], 1) if arguments.quick else (arguments.models, PROCESSES)
     measured = []
     for model in models:
         seconds = {feature: {} for feature in FEATURES}
         with OtherLoad() as load:
-            for features in processes:
+            for features in GROUPS * processes:
                 answer = child.ask(__file__, "--one", model, *features)
                 for feature in features:
                     for name in (PLAIN, feature):

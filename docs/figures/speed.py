@@ -1,20 +1,22 @@
-"""Writes the tables of docs/speed.md and README.md from bench_1.json and bench_2.json, two runs of `make bench`.
+"""Writes the tables of docs/speed.md and README.md from bench_1.json and others, runs of `make bench`.
 
 Run from anywhere:
 
     python docs/figures/speed.py
 """
 
+import itertools
 import json
 from pathlib import Path
 
 import page_table
 
 FOLDER = Path(__file__).parent
-RUNS = [FOLDER / "bench_1.json", FOLDER / "bench_2.json"]
+RUNS = sorted(FOLDER.glob("bench_*.json"))
+NUMBERED = [f"Run {number}" for number, _ in enumerate(RUNS, start=1)]
 PAGE = FOLDER.parent / "speed.md"
 README = FOLDER.parents[1] / "README.md"
-# Two runs agree if no ratio differs by more.
+# Runs agree if no ratio differs by more.
 AGREEMENT = 0.15
 MISSED = "**no**"
 OURS, KERAS, GARDEN = "tf_lamb", "keras Lamb", "Model Garden LAMB"
@@ -62,17 +64,12 @@ GOALS = {
 }
 # What the sentences of goals begin with, and why such a goal is missed where it is.
 REASONS = {
-    "LAMB called from Python / the floor": (
-        "TensorFlow's kernel of Adam goes over its part of a variable three times, and the norms and the step go over "
-        "it again: some seventeen words, most of which come from caches that are shared with other machines. So this "
-        "ratio is one of the machine. On another day's, of the same name, the floor was a fifth slower and LAMB as "
-        "fast: 1.32 (commit 21a91d7)."
-    ),
+    "LAMB called from Python / the floor": "This ratio is one of the machine; see below.",
     "telemetry / none": "A process more or less moves this ratio by some hundredths.",
     "peak memory": (
         "The scratch arrays of four variables are 0.07 of it in BERT-base and 0.03 in BERT-large, the graph and "
-        "libraries some 0.05. The rest is what building the variables freed, which the allocator of oneDNN keeps; the "
-        "table below has a row without it."
+        "libraries some 0.05. The rest is what building the variables freed, which the allocator of oneDNN keeps; "
+        "`TF_ENABLE_ONEDNN_OPTS=0` does without that."
     ),
     "step of train_bert.py": (
         "Both train tf-models-official's model, whose forward and backward passes take most of a step; see below."
@@ -81,10 +78,10 @@ REASONS = {
 
 
 def main():
-    """Writes the tables, and prints which ratios of the two runs disagree."""
+    """Writes the tables, and prints which ratios of the runs disagree."""
     runs = read()
     rows = [goal(name, *GOALS[name], runs) for name in GOALS]
-    goals = page_table.table(["Ratio", "Goal, at most", "First run", "Second run", "Met"], rows)
+    goals = page_table.table(["Ratio", "Goal, at most", *NUMBERED, "Met"], rows)
     missed = [row[0] for row in rows if row[-1] == MISSED]
     reasons = [f"- {name}: {why}" for name, why in REASONS.items() if any(each.startswith(name) for each in missed)]
     goals += "\n".join(["", "Why a goal is missed:", "", *reasons, ""] if reasons else [])
@@ -92,12 +89,13 @@ def main():
     page_table.write(PAGE, "goals", goals)
     page_table.write(PAGE, "figures", "\n".join(figures(title, runs) for title in runs[0]))
     page_table.write(README, "speed", f"{update_table(runs[0][BASE])}\n{step_table(runs[0])}")
-    for title, name, first, second in disagreements(*runs):
-        print(f"{title}: {name}: {first:.3f} and {second:.3f}")
+    for pair in itertools.combinations(runs, 2):
+        for title, name, first, second in disagreements(*pair):
+            print(f"{title}: {name}: {first:.3f} and {second:.3f}")
 
 
 def read():
-    """The tables of both runs by their titles."""
+    """The tables of each run by their titles."""
     return [{case["title"]: case for each in json.loads(path.read_text()) for case in each["cases"]} for path in RUNS]
 
 
@@ -127,30 +125,22 @@ def ratio(case, name, base):
 def goal(sentence, title, name, base, most, runs):
     """A row of the table of goals."""
     if not all(run[title]["rows"] for run in runs):
-        return [sentence, f"{most:.2f}", "not run", "not run", "not run"]
+        return [sentence, f"{most:.2f}", *["not run"] * (len(runs) + 1)]
     ratios = [ratio(run[title], name, base) for run in runs]
     met = all(each <= most for each in ratios)
     return [sentence, f"{most:.2f}", *(f"{each:.2f}" for each in ratios), "yes" if met else MISSED]
 
 
 def figures(title, runs):
-    """A table of a benchmark: values of the first run, ratios of both."""
-    first, second = (run[title] for run in runs)
-    others = rows_of(second)
+    """A table of a benchmark: values of the first run, ratios of all."""
+    first, rows = runs[0][title], [rows_of(run[title]) for run in runs]
     lines = [
-        [
-            row["name"],
-            f"{row['value']:.4g}",
-            f"{row['spread']:.0%}",
-            f"{row['ratio']:.2f}",
-            f"{others[name]['ratio']:.2f}",
-        ]
-        for name, row in rows_of(first).items()
-        if name in others
+        [name, f"{row['value']:.4g}", f"{row['spread']:.0%}", *(f"{of_run[name]['ratio']:.2f}" for of_run in rows)]
+        for name, row in rows[0].items()
     ]
-    lines += [[name, f"not run: {reason}", "", "", ""] for name, reason in first["missing"].items()]
+    lines += [[name, f"not run: {reason}", "", *[""] * len(runs)] for name, reason in first["missing"].items()]
     note = f"\n{first['note']}\n" if first["note"] else ""
-    head = ["", first["unit"], "Spread", "Ratio", "Second run"]
+    head = ["", first["unit"], "Spread", *(f"Ratio, {number.lower()}" for number in NUMBERED)]
     return f"\n### {title[0].upper()}{title[1:]}\n{note}\n{page_table.table(head, lines)}"
 
 

@@ -17,7 +17,7 @@ WHOSE = ("ours", "Model Garden")
 
 def main():
     """Draws a panel for each training."""
-    (run, _) = speed.read()
+    run = speed.read()[0]
     steps = {title.removeprefix(TITLE): case for title, case in run.items() if title.startswith(TITLE)}
     figure = Figure(figsize=(9.6, 1.6 * len(steps) + 0.8), layout="constrained", facecolor="white")
     for axes, (name, case) in zip(figure.subplots(len(steps), squeeze=False)[:, 0], steps.items(), strict=True):
