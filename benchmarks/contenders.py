@@ -123,8 +123,9 @@ def arrays(shapes, seed=0):
     draw = np.random.default_rng(seed)
 
     def normal(scale):
-        # The same numbers again and again: to draw a billion takes longer than to time an update.
+        # The same numbers again and again: to draw a billion takes longer than to time an update. What resize gives is
+        # a part of a larger array.
         numbers = draw.standard_normal(1_000_003, np.float32) * np.float32(scale)
-        return [np.resize(numbers[: math.prod(shape)], shape) for shape in shapes]
+        return [np.resize(numbers[: math.prod(shape)], shape).copy() for shape in shapes]
 
     return normal(0.02), normal(1e-3)
