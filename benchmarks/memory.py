@@ -5,7 +5,7 @@
 Each runs in a process of its own: one update of a small model, so that libraries and threads are there; the weights,
 moments and gradients; two updates; then the peak of three more. What it held before the weights is taken off. A ratio
 is to four float32 words a parameter: weight, gradient and two moments. TensorFlow's packages are built with oneDNN,
-whose allocator keeps what the building of the variables freed; so this package is measured without it as well.
+whose allocator keeps more of what was freed; so this package is measured without it as well.
 """
 
 import argparse

@@ -26,7 +26,7 @@ ROUNDS = {"BERT-tiny": 30, "BERT-base": 8, "BERT-large": 12, "ResNet-50": 16}
 ALL_OURS = (OURS, f"{OURS}, {GRAPH}", f"{OURS}, {XLA}")
 KERAS = (f"keras Lamb, {XLA}", f"keras Lamb, {GRAPH}", "keras Lamb")
 OTHERS = (f"Model Garden LAMB, {GRAPH}", "optax.lamb, jitted", "torch_optimizer Lamb", f"keras Adam, {XLA}")
-# Those that take turns, with the floor: of a large model not all fit into 16 GB at once, with four copies of the
+# Those that take turns, with the floor: of a large model not all fit into 20 GB at once, with four copies of the
 # weights each, of 0.4 GB in BERT-base and 1.3 GB in BERT-large.
 GROUPS = {
     "BERT-base": (ALL_OURS + KERAS, OTHERS),
